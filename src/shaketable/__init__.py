@@ -1,0 +1,51 @@
+"""shaketable: find out what holds a neural network up, and how well it will generalise.
+
+Names are imported when they are first used, so that ``import shaketable`` costs torch and nothing else.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Data": "data",
+    "Dataset": "data",
+    "InputError": "errors",
+    "Layer": "params",
+    "Recipe": "training",
+    "Robustness": "probes",
+    "Run": "training",
+    "RunError": "errors",
+    "Study": "study",
+    "build": "networks",
+    "distances": "probes",
+    "layers": "params",
+    "load": "data",
+    "robustness": "probes",
+    "snapshot": "params",
+    "train": "training",
+    "write_report": "report",
+}
+
+__all__ = ["__version__", *_HOME]
+
+if TYPE_CHECKING:
+    from shaketable.data import Data, Dataset, load
+    from shaketable.errors import InputError, RunError
+    from shaketable.networks import build
+    from shaketable.params import Layer, layers, snapshot
+    from shaketable.probes import Robustness, distances, robustness
+    from shaketable.report import write_report
+    from shaketable.study import Study
+    from shaketable.training import Recipe, Run, train
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'shaketable' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"shaketable.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,124 @@
+"""Weight perturbations: pure functions of params. The network that they came from is never written to."""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from shaketable.errors import InputError
+from shaketable.identity import seed_from
+from shaketable.params import Layer, Params, state
+
+Statistics = Literal["keep", "rewind"]
+"""What happens to the running statistics of a layer's normalisations when its parameters change."""
+
+Initialise = Callable[[nn.Module, torch.Generator], object]
+"""Redraws all parameters of a network in place, from a generator: the distribution of its initial weights."""
+
+
+def replace_layer(params: Params, layer: Layer, source: Params, statistics: Statistics = "keep") -> dict[str, Tensor]:
+    r"""The params with one layer taken from other params: re-initialisation, rewinding and re-randomisation alike.
+
+    .. math:: (\theta_1, \dots, \theta_{d-1}, \theta'_d, \theta_{d+1}, \dots, \theta_D)
+
+    for ``params`` :math:`\theta`, ``source`` :math:`\theta'` and ``layer`` :math:`d`. Nothing is copied.
+
+    Args:
+        params: the params to perturb.
+        layer: the layer :math:`d`.
+        source: where its parameters come from: the initial weights, a checkpoint, a fresh draw.
+        statistics: ``"keep"`` leaves the layer's buffers (running statistics of normalisations) as they are in
+            ``params``; ``"rewind"`` takes them from ``source`` too.
+
+    Returns: a dict with the keys of ``params``.
+
+    Raises:
+        InputError: ``source`` lacks a tensor of the layer, or ``statistics`` is unknown.
+
+    Deviates: the paper does not say whether running statistics are reset; hence the choice.
+
+    Example:
+        >>> from shaketable.params import layers, state
+        >>> network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+        >>> zeros = {name: torch.zeros_like(tensor) for name, tensor in state(network).items()}
+        >>> rewound = replace_layer(state(network), layers(network)[1], zeros)
+        >>> float(rewound["1.weight"].abs().sum()), rewound["0.weight"] is zeros["0.weight"]
+        (0.0, False)
+
+    References: Zhang, Bengio, Singer, "Are All Layers Created Equal?", 2022, section 2.
+    """
+    if statistics not in ("keep", "rewind"):
+        raise InputError(f"unknown statistics={statistics!r}; use 'keep' or 'rewind'.")
+    names = layer.params + (layer.buffers if statistics == "rewind" else ())
+    missing = [name for name in names if name not in source]
+    if missing:
+        raise InputError(f"layer {layer.name!r}: the source of its weights has no {missing[0]!r}.")
+    return {**params, **{name: source[name] for name in names}}
+
+
+def fresh_params(
+    network: nn.Module, seed: int, init: Params | None = None, initialise: Initialise | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A fresh draw of a network's weights from the distribution that made its initial ones, and where that came from.
+
+    For each tensor the first that applies: ``"initialiser"``, the function ``initialise`` or the network's own method of
+    that name; ``"reset_parameters"``, the method of the module that owns the tensor; ``"empirical init"``, entries of
+    the tensor's initial values drawn with replacement (a constant stays constant). A tensor to which none applies is
+    left out.
+
+    Args:
+        network: gives the shapes; it is copied, never written to.
+        seed: the same seed gives the same draw, on every device (drawn on the CPU).
+        init: the initial weights, for the third way.
+        initialise: redraws a whole network in place from a generator.
+
+    Returns: the tensors by name, on the devices that they have in the network, and for each the name of its source.
+
+    Cost: one copy of the network, and one draw of all its weights.
+
+    Deviates: code that is about draws every weight from N(0, 1); the paper means the layer's own distribution.
+    """
+    redrawn = copy.deepcopy(network).cpu()
+    generator = torch.Generator().manual_seed(seed_from(seed, "fresh weights"))
+    initialise = initialise or getattr(type(network), "initialise", None)
+    devices = {name: tensor.device for name, tensor in state(network).items()}
+    draws: dict[str, Tensor] = {}
+    sources: dict[str, str] = {}
+    if initialise is not None:
+        initialise(redrawn, generator)
+        draws = dict(state(redrawn))
+        sources = dict.fromkeys(draws, "initialiser")
+    else:
+        wanted = set(state(redrawn))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_from(seed, "reset_parameters"))
+            for path, module in redrawn.named_modules():
+                own = {
+                    **dict(module.named_parameters(path, recurse=False)),
+                    **dict(module.named_buffers(path, recurse=False)),
+                }
+                own = {name: tensor for name, tensor in own.items() if name in wanted and name not in draws}
+                if own and callable(reset := getattr(module, "reset_parameters", None)):
+                    reset()
+                    draws |= {name: tensor.detach().clone() for name, tensor in own.items()}
+                    sources |= dict.fromkeys(own, "reset_parameters")
+        for name in sorted(wanted - set(draws)):
+            if init is not None and name in init:
+                draws[name] = _resample(init[name], generator)
+                sources[name] = "empirical init"
+    return {name: tensor.to(devices[name]) for name, tensor in draws.items()}, sources
+
+
+def _resample(values: Tensor, generator: torch.Generator) -> Tensor:
+    """A tensor of the same shape whose entries are drawn from the given ones with replacement."""
+    flat = values.detach().cpu().reshape(-1)
+    return flat[torch.randint(len(flat), flat.shape, generator=generator)].reshape(values.shape)
+
+
+def source_of(layer: Layer, sources: Mapping[str, str]) -> str | None:
+    """The source of a layer's fresh draw: one name, several joined by " + ", or None when a parameter has none."""
+    if any(name not in sources for name in layer.params):
+        return None
+    return " + ".join(dict.fromkeys(sources[name] for name in layer.params))

@@ -1,0 +1,72 @@
+"""Cells of a table that are computed one by one, kept on disk as they come, and never computed twice."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from shaketable.errors import InputError
+
+Cell = dict[str, Any]
+
+
+class Cells:
+    """A mapping from keys to computed rows that survives interruption.
+
+    Without a path it is a dict. With one, each new row is appended to a JSON-lines file and flushed; the first line names
+    the identity of the whole result, so that rows of other weights, data or arguments are never taken for these.
+    """
+
+    def __init__(self, path: Path | None, identity: str) -> None:
+        self._found: dict[str, Cell] = {}
+        self._path, self._file = path, None
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._read(path, identity)
+            self._file = path.open("a", encoding="utf-8")
+            if not self._file.tell():
+                self._write({"identity": identity})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._found
+
+    def get(self, key: str, compute: Callable[[], Cell]) -> Cell:
+        """The row of a key: the one kept, or the one computed and kept now."""
+        if key not in self._found:
+            self._found[key] = compute()
+            self._write({"key": key, "cell": self._found[key]})
+        return self._found[key]
+
+    def _write(self, line: Cell) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+
+    def _read(self, path: Path, identity: str) -> None:
+        """Rows of an earlier run; a last line that was cut short is removed from the file."""
+        if not path.exists():
+            return
+        lines = path.read_bytes().split(b"\n")
+        whole = lines[:-1]  # what follows the last newline was not written whole
+        if whole:
+            try:
+                records = [json.loads(line) for line in whole]
+            except ValueError as error:
+                raise InputError(f"{path}: is damaged ({error}); delete it, and the table is computed anew.") from error
+            if records[0] != {"identity": identity}:
+                raise InputError(
+                    f"{path}: belongs to other weights, data or arguments; delete it or choose another folder."
+                )
+            self._found = {record["key"]: record["cell"] for record in records[1:]}
+        os.truncate(path, sum(len(line) + 1 for line in whole))

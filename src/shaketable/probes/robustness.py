@@ -1,0 +1,374 @@
+"""Layer robustness: reset one layer of a trained network, retrain nothing, and see what still works."""
+
+import json
+import platform
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+import torch
+
+from shaketable import __version__
+from shaketable.engine import evaluate
+from shaketable.errors import InputError
+from shaketable.files import write_atomically, write_text
+from shaketable.identity import digest, seed_from
+from shaketable.params import Grouping, Layer, Params, layers
+from shaketable.perturb import Statistics, fresh_params, replace_layer, source_of
+from shaketable.probes.cells import Cell, Cells
+from shaketable.probes.distances import distance_rows
+from shaketable.probes.distances import table as distance_table
+from shaketable.progress import progress
+from shaketable.study import Study
+
+VERSION = 1
+FULL_MODEL = "full model"
+NO_INIT = "the study has no initial weights; make it with init"
+NO_DISTRIBUTION = (
+    "a module of it has no reset_parameters and there are no initial weights; make the study with init or initialise"
+)
+Split = Literal["test", "train"]
+SCHEMA = {
+    "layer": pl.String,
+    "position": pl.Int64,
+    "kind": pl.String,
+    "parameters": pl.Int64,
+    "perturbation": pl.String,
+    "checkpoint": pl.Int64,
+    "draw": pl.Int64,
+    "split": pl.String,
+    "examples": pl.Int64,
+    "errors": pl.Int64,
+    "error": pl.Float64,
+    "loss": pl.Float64,
+    "accuracy": pl.Float64,
+    "accuracy_drop": pl.Float64,
+    "distribution": pl.String,
+    "status": pl.String,
+    "reason": pl.String,
+}
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """The table of layer robustness, with what it rests on.
+
+    Attributes:
+        table: one row per layer, perturbation, checkpoint, draw and split. ``perturbation`` is ``"rerandomise"``,
+            ``"reinitialise"`` (to ``checkpoint``) or, in the reference rows of the full model, ``"none"``: the whole
+            network at ``checkpoint``. ``error`` and ``accuracy`` in [0, 1], ``loss`` in nats, ``accuracy_drop`` = accuracy
+            of the final network - accuracy. A row that could not be computed has a ``status`` other than ``"ok"`` and a
+            ``reason``.
+        distances: one row per layer and checkpoint or draw: the normalised 2-norm and the infinity norm of its change.
+        robust, critical: the thresholds of the verdict, on the accuracy drop.
+        provenance: what, with which arguments, versions, seeds and hashes.
+        history: the training history, where the study came from a run.
+    """
+
+    table: pl.DataFrame
+    distances: pl.DataFrame
+    robust: float
+    critical: float
+    provenance: dict[str, Any] = field(default_factory=dict)
+    history: pl.DataFrame | None = None
+
+    def summary(self) -> pl.DataFrame:
+        """Mean and standard deviation over draws: one row per layer, perturbation, checkpoint and split.
+
+        Returns: ``error``, ``loss``, ``accuracy_drop`` are means; ``error_std``, ``loss_std``, ``accuracy_drop_std`` are
+            standard deviations over draws (divisor draws - 1; null for a single one).
+        """
+        keys = ["layer", "position", "kind", "parameters", "perturbation", "checkpoint", "split"]
+        numbers = ["error", "loss", "accuracy_drop"]
+        means = [pl.col(name).mean() for name in numbers]
+        deviations = [pl.col(name).std(ddof=1).alias(f"{name}_std") for name in numbers]
+        facts = [pl.len().alias("draws"), *means, *deviations, pl.col("distribution").first()]
+        facts += [pl.col("status").sort_by(pl.col("status") == "ok").first(), pl.col("reason").drop_nulls().first()]
+        return self.table.group_by(keys, maintain_order=True).agg(facts)
+
+    def verdicts(self, split: Split = "test") -> pl.DataFrame:
+        """For each layer: robust, critical, or between, to re-initialisation (checkpoint 0) and to re-randomisation.
+
+        ``"robust"``: the accuracy drops by at most ``self.robust``; ``"critical"``: by at least ``self.critical``;
+        ``"between"`` otherwise; null where it could not be measured. The drop of re-randomisation is the mean over draws.
+
+        Deviates: the paper sets no threshold ("there is no universal threshold across all models and tasks"); ours are
+        arguments of :func:`robustness`, and stand in every report.
+        """
+        summary = self.summary().filter(pl.col("split") == split, pl.col("layer") != FULL_MODEL)
+        keys = ["layer", "position", "kind", "parameters"]
+        found = summary.select(keys).unique(maintain_order=True)
+        for perturbation in ("reinitialise", "rerandomise"):
+            rows = summary.filter(pl.col("perturbation") == perturbation)
+            if perturbation == "reinitialise":
+                rows = rows.filter(pl.col("checkpoint") == 0)
+            drop = pl.col("accuracy_drop")
+            verdict = (
+                pl.when(drop <= self.robust)
+                .then(pl.lit("robust"))
+                .when(drop >= self.critical)
+                .then(pl.lit("critical"))
+                .when(drop.is_not_null())
+                .then(pl.lit("between"))
+            )
+            columns = [drop.alias(f"{perturbation}_drop"), verdict.alias(perturbation)]
+            if perturbation == "rerandomise":
+                columns.insert(1, pl.col("accuracy_drop_std").alias("rerandomise_drop_std"))
+            found = found.join(rows.select("position", *columns), on="position", how="left", maintain_order="left")
+        return found
+
+    def layers_that_are(self, verdict: str, perturbation: str = "reinitialise", split: Split = "test") -> list[str]:
+        """Names of the layers with a verdict, in forward order."""
+        return self.verdicts(split).filter(pl.col(perturbation) == verdict)["layer"].to_list()
+
+    def splits(self) -> list[str]:
+        """The splits that were measured."""
+        return self.table["split"].unique(maintain_order=True).to_list()
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``robustness`` and ``distances`` (``history`` too) as Parquet and CSV, and ``provenance.json``, into a folder."""
+        folder = Path(folder)
+        tables = {"robustness": self.table, "distances": self.distances, "summary": self.summary()}
+        for name, frame in (tables | ({"history": self.history} if self.history is not None else {})).items():
+            write_atomically(folder / f"{name}.parquet", frame.write_parquet)
+            write_atomically(folder / f"{name}.csv", frame.write_csv)
+        facts = {"robust": self.robust, "critical": self.critical, "provenance": self.provenance}
+        write_text(folder / "provenance.json", json.dumps(facts, indent=2))
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Robustness":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: the folder holds no such result.
+        """
+        folder = Path(folder)
+        if not (folder / "provenance.json").is_file():
+            raise InputError(f"{folder}: holds no robustness result; make one with `shaketable robustness RUN`.")
+        facts = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+        table, distances = (pl.read_parquet(folder / f"{name}.parquet") for name in ("robustness", "distances"))
+        history = pl.read_parquet(folder / "history.parquet") if (folder / "history.parquet").is_file() else None
+        return cls(table, distances, facts["robust"], facts["critical"], facts["provenance"], history)
+
+    def to_pandas(self) -> Any:
+        """The table as a pandas DataFrame (extra ``shaketable[pandas]``)."""
+        try:
+            return self.table.to_pandas()
+        except ModuleNotFoundError as error:
+            raise InputError("pandas is not installed; pip install 'shaketable[pandas]'.") from error
+
+    def plot(self, **arguments: Any) -> Any:
+        """The heat map of the paper's figures 1 (a), 3 and 4; see :func:`shaketable.plots.robustness_heatmap`."""
+        from shaketable.plots import (
+            robustness_heatmap,  # a figure is drawn only when asked for: nothing above depends on it
+        )
+
+        return robustness_heatmap(self.summary(), **arguments)
+
+
+def robustness(
+    study: Study,
+    by: Grouping = "block",
+    *,
+    checkpoints: Iterable[int] | None = None,
+    draws: int = 5,
+    splits: Sequence[Split] | None = None,
+    statistics: Statistics = "keep",
+    robust: float = 0.05,
+    critical: float = 0.25,
+    seed: int = 0,
+    batch_size: int = 500,
+    store: str | Path | None = None,
+    command: str | None = None,
+) -> Robustness:
+    r"""How much accuracy a trained network loses when one layer is reset, for each layer.
+
+    .. math:: f\bigl(\theta_1^T, \dots, \theta_{d-1}^T, \theta'_d, \theta_{d+1}^T, \dots, \theta_D^T\bigr)
+
+    with :math:`\theta'_d = \theta_d^\tau`, the layer's own values at checkpoint :math:`\tau` (re-initialisation; in
+    other papers rewinding), or :math:`\theta'_d \sim \mathcal P_d`, a fresh draw from the distribution of its initial
+    values (re-randomisation). Nothing is retrained. Reference rows hold the full model at each checkpoint.
+
+    Args:
+        study: the final weights :math:`\theta^T`, the checkpoints, the data.
+        by: ``"block"`` (a residual block; elsewhere an operator with its normalisations), ``"module"``, ``"stage"``, or
+            your own groups; see :func:`shaketable.params.layers`.
+        checkpoints: epochs :math:`\tau`; all that there are, if left out.
+        draws: fresh draws per layer; 0 leaves re-randomisation out.
+        splits: ``"test"``, ``"train"``; those that the study has, if left out.
+        statistics: whether a layer's running statistics stay as trained (``"keep"``) or are taken with its parameters
+            (``"rewind"``).
+        robust, critical: thresholds of the verdict, on the accuracy drop, in [0, 1].
+        seed: of the fresh draws. Draw r is one draw of the whole network, from which each layer takes its part.
+        batch_size: examples per forward pass; changes memory, not the result.
+        store: a folder that keeps each row as it comes: interrupted work goes on from there, finished work is read.
+        command: what the user typed, for the report.
+
+    Returns: a :class:`Robustness`. Without initial weights, or for a layer whose distribution is unknown, there is a row
+        with ``status="unavailable"`` and the reason; where logits were NaN or infinite the row says ``"not finite"``,
+        these examples count as errors, and the loss is null.
+
+    Raises:
+        InputError: no data, a checkpoint that does not exist, thresholds out of order, negative draws.
+
+    Cost: splits x layers x (checkpoints + draws) passes over the data, and one copy of the network for fresh draws.
+
+    Deviates: the unit that is reset is a layer or a residual block, as in the paper; what happens to running statistics
+        of batch norm is not said there. The accuracy drop is our addition; the paper shows test error.
+
+    Example:
+        >>> network = torch.nn.Linear(2, 2, bias=False).eval()
+        >>> study = Study(network, final={"weight": torch.eye(2)}, init={"weight": -torch.eye(2)},
+        ...               test=(torch.eye(2), [0, 1]))
+        >>> result = robustness(study, by={"only": "weight"}, draws=0)
+        >>> result.verdicts().select("layer", "reinitialise_drop", "reinitialise").row(0)
+        ('only', 1.0, 'critical')
+
+    References: Zhang, Bengio, Singer, "Are All Layers Created Equal?", JMLR 2022, sections 2 and 3.
+    """
+    started = time.monotonic()
+    if not 0 <= robust < critical <= 1:
+        raise InputError(f"thresholds robust={robust} and critical={critical}: need 0 <= robust < critical <= 1.")
+    if draws < 0 or batch_size < 1:
+        raise InputError(f"draws={draws}, batch_size={batch_size}: draws must be at least 0 and batch_size at least 1.")
+    chosen: Sequence[Split] = splits or [split for split in ("test", "train") if getattr(study, split) is not None]
+    if not chosen:
+        raise InputError("the study has no data; make it with test=(inputs, labels), train=(inputs, labels), or both.")
+    data = {split: study.data(split) for split in chosen}
+    found = layers(study.network, by, study.example_inputs())
+    epochs = tuple(sorted(set(study.epochs if checkpoints is None else checkpoints)))
+    for epoch in set(epochs) - set(study.epochs):
+        study.checkpoint(epoch)  # says which there are
+    identity = {
+        "probe": "robustness",
+        "version": VERSION,
+        "weights": study.weights_fingerprint,
+        "data": {split: data[split].fingerprint() for split in chosen},
+        "layers": [[layer.name, layer.params, layer.buffers] for layer in found],
+        "checkpoints": epochs,
+        "draws": draws,
+        "statistics": statistics,
+        "seed": seed,
+    }
+    if store is not None and (finished := Path(store) / digest(identity) / "provenance.json").is_file():
+        return replace(Robustness.load(finished.parent), robust=robust, critical=critical)
+
+    folder = None if store is None else Path(store) / digest(identity)
+    sizes = {layer.name: sum(study.final[name].numel() for name in layer.params) for layer in found}
+    rows: list[Cell] = []
+    distance: list[dict[str, object]] = []
+
+    def row(layer: Layer | None, perturbation: str, checkpoint: int | None = None, draw: int | None = None) -> Cell:
+        """What a row says before anything is measured."""
+        if layer is None:
+            size = sum(parameter.numel() for parameter in study.network.parameters())
+            facts = {"layer": FULL_MODEL, "position": -1, "kind": type(study.network).__name__, "parameters": size}
+        else:
+            facts = {
+                "layer": layer.name,
+                "position": found.index(layer),
+                "kind": layer.kind,
+                "parameters": sizes[layer.name],
+            }
+        return facts | {"perturbation": perturbation, "checkpoint": checkpoint, "draw": draw, "status": "ok"}
+
+    def measure(params: Params, what: Cell) -> None:
+        """Rows of one variant, one a split."""
+        for split in chosen:
+            if what["checkpoint"] == study.final_epoch and what["perturbation"] != "rerandomise":
+                sums = baseline[split]  # a layer taken from the final checkpoint is the final network
+            else:
+                key = json.dumps([what["layer"], what["perturbation"], what["checkpoint"], what["draw"], split])
+                sums = cells.get(
+                    key, lambda split=split: vars(evaluate(study.network, params, data[split], batch_size))
+                )
+            rows.append(what | {"split": split} | _numbers(sums, baseline[split]))
+            advance(1, f"{what['layer']}, {what['perturbation']}")
+
+    total = len(chosen) * ((len(found) + 1) * len(epochs) + len(found) * draws + (study.final_epoch not in epochs))
+    with Cells(folder and folder / "cells.jsonl", digest(identity)) as cells, progress("robustness", total) as advance:
+        baseline = {
+            split: cells.get(
+                f"final {split}",
+                lambda split=split: vars(evaluate(study.network, study.final, data[split], batch_size)),
+            )
+            for split in chosen
+        }
+        if study.final_epoch not in epochs:
+            measure(study.final, row(None, "none", study.final_epoch))
+        for epoch in epochs:
+            weights = study.checkpoint(epoch)
+            distance += distance_rows(study.final, weights, found, checkpoint=epoch)
+            measure(weights, row(None, "none", epoch))
+            for layer in found:
+                measure(replace_layer(study.final, layer, weights, statistics), row(layer, "reinitialise", epoch))
+        for draw in range(draws):
+            fresh, sources = fresh_params(study.network, seed_from(seed, "draw", draw), study.init, study.initialise)
+            distance += distance_rows(study.final, fresh, found, draw=draw)
+            for layer in found:
+                what = row(layer, "rerandomise", draw=draw) | {"distribution": source_of(layer, sources)}
+                if what["distribution"] is None:
+                    rows += [what | {"split": split} | _unavailable(NO_DISTRIBUTION) for split in chosen]
+                else:
+                    measure(replace_layer(study.final, layer, fresh, statistics), what)
+    if study.init is None:
+        rows += [
+            row(layer, "reinitialise", 0) | {"split": split} | _unavailable(NO_INIT)
+            for layer in found
+            for split in chosen
+        ]
+
+    provenance = {
+        "name": study.name,
+        "network": type(study.network).__name__,
+        "classes": study.classes,
+        "layers_by": by if isinstance(by, str) else "your own",
+        "checkpoints": epochs,
+        "final_checkpoint": study.final_epoch,
+        "draws": draws,
+        "statistics": statistics,
+        "seed": seed,
+        "command": command,
+        "shaketable": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": str(study.device),
+        "weights": study.weights_fingerprint,
+        "data": identity["data"],
+        "result": digest(identity),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - started, 2),
+        **study.provenance,
+    }
+    order = ["position", "perturbation", "checkpoint", "draw"]
+    frame = pl.DataFrame([dict.fromkeys(SCHEMA) | row for row in rows], schema=SCHEMA).sort(order, maintain_order=True)
+    result = Robustness(frame, distance_table(distance), robust, critical, provenance, study.history)
+    if folder is not None:
+        result.save(folder)
+        (folder / "cells.jsonl").unlink()
+    return result
+
+
+def _numbers(sums: Cell, baseline: Cell) -> Cell:
+    """The numbers of a row from the sums of a variant and of the final network."""
+    errors, examples, not_finite = sums["errors"], sums["examples"], sums["not_finite"]
+    numbers = {
+        "examples": examples,
+        "errors": errors,
+        "error": errors / examples,
+        "loss": None if not_finite else sums["loss"] / examples,
+        "accuracy": 1 - errors / examples,
+        "accuracy_drop": (errors - baseline["errors"]) / examples,
+    }
+    reason = f"{not_finite} examples have NaN or infinite logits; they count as errors"
+    return numbers | ({"status": "not finite", "reason": reason} if not_finite else {})
+
+
+def _unavailable(reason: str) -> Cell:
+    """A row that could not be computed."""
+    return {"status": "unavailable", "reason": reason}

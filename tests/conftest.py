@@ -1,0 +1,24 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Test workers share few cores: one thread each."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real data sets; without it a test skips, except where SHAKETABLE_REQUIRE_DATA=1."""
+    root = os.environ.get("SHAKETABLE_DATA")
+    if root and Path(root).is_dir():
+        return Path(root)
+    if os.environ.get("SHAKETABLE_REQUIRE_DATA") == "1":
+        pytest.fail("SHAKETABLE_REQUIRE_DATA=1 and SHAKETABLE_DATA names no folder of real data sets")
+    pytest.skip("needs the real data sets: set SHAKETABLE_DATA to their folder")

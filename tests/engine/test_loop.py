@@ -1,0 +1,64 @@
+"""The plain loop against sums worked out by hand."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as some
+from torch import nn
+
+from shaketable.data import Data
+from shaketable.engine import evaluate
+from shaketable.errors import InputError
+from shaketable.params import state
+
+
+def test_errors_and_loss_are_those_of_a_dense_reference_in_float64():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 4)).eval()
+    data = Data(torch.randn(101, 3), torch.randint(4, (101,)), classes=4)
+    sums = evaluate(network, state(network), data, batch_size=7)
+    logits = network(data.inputs).detach().double()
+    assert sums.examples == 101
+    assert sums.errors == int((logits.argmax(1) != data.labels).sum())
+    assert sums.loss == pytest.approx(float(-logits.log_softmax(1)[range(101), data.labels].sum()), rel=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(batch_size=some.integers(1, 40))
+def test_the_result_does_not_depend_on_the_batch_size(batch_size):
+    generator = torch.Generator().manual_seed(0)
+    data = Data(torch.randn(33, 5, generator=generator), torch.randint(3, (33,), generator=generator), classes=3)
+    network, params = nn.Linear(5, 3).eval(), {"weight": torch.randn(3, 5, generator=generator), "bias": torch.zeros(3)}
+    whole, parts = evaluate(network, params, data, 33), evaluate(network, params, data, batch_size)
+    assert (whole.examples, whole.errors) == (parts.examples, parts.errors)
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-6)
+
+
+def test_a_language_model_counts_tokens_and_leaves_out_the_ignored_ones():
+    network = nn.Embedding(3, 3).eval()  # logits [N, T, 3]
+    data = Data(torch.tensor([[0, 1, 2], [2, 1, 0]]), torch.tensor([[0, 1, -100], [2, 2, -100]]), classes=3)
+    sums = evaluate(network, {"weight": torch.eye(3)}, data)
+    assert (sums.examples, sums.errors) == (4, 1)
+
+
+def test_an_example_with_nan_logits_is_an_error_and_is_counted_as_not_finite():
+    data = Data(torch.eye(2), torch.tensor([0, 0]), classes=2)
+    sums = evaluate(nn.Linear(2, 2, bias=False).eval(), {"weight": torch.tensor([[float("inf"), 0], [0, 1.0]])}, data)
+    assert sums.errors == 2
+    assert sums.not_finite == 2  # inf times zero is NaN in the second example
+
+
+def test_a_network_in_training_mode_is_evaluated_in_evaluation_mode_and_left_in_training_mode():
+    network = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2)).train()
+    network[1].eval()
+    evaluate(network, state(network), Data(torch.randn(8, 2), torch.zeros(8, dtype=torch.long), classes=2))
+    assert network.training
+    assert network[0].training
+    assert not network[1].training
+    assert network[0].num_batches_tracked == 0
+
+
+def test_labels_that_do_not_match_the_logits_are_one_clear_error():
+    data = Data(torch.eye(2), torch.zeros(2, 3, dtype=torch.long), classes=2)
+    with pytest.raises(InputError, match=r"logits of shape \[2, 2\] for labels of shape \[2, 3\]"):
+        evaluate(nn.Linear(2, 2).eval(), {}, data)

@@ -1,0 +1,265 @@
+"""Layer robustness against a hand-written loop that swaps weights in a real network."""
+
+import copy
+
+import polars as pl
+import pytest
+import torch
+from torch import nn
+
+from shaketable.errors import InputError
+from shaketable.params import snapshot, state
+from shaketable.probes import Robustness, distances, robustness
+from shaketable.probes import robustness as module_under_test
+from shaketable.study import Study
+
+
+def trained(norm: bool = True) -> tuple[nn.Sequential, dict[int, dict]]:
+    """A small network that moved away from its init, with checkpoints 0, 1, 2."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Linear(4, 16), nn.BatchNorm1d(16) if norm else nn.Identity(), nn.ReLU(), nn.Linear(16, 3)
+        )
+        x, y = data(200, 1)
+        optimiser = torch.optim.SGD(network.parameters(), lr=0.5)
+        checkpoints = {0: snapshot(network)}
+        for epoch in (1, 2):
+            for _ in range(20):
+                optimiser.zero_grad()
+                nn.functional.cross_entropy(network(x), y).backward()
+                optimiser.step()
+            checkpoints[epoch] = snapshot(network)
+    return network.eval(), checkpoints
+
+
+def data(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    x = torch.randn(count, 4, generator=torch.Generator().manual_seed(seed))
+    return x, x[:, :3].argmax(1)
+
+
+def study(**arguments) -> Study:
+    network, checkpoints = trained()
+    return Study(network, **({"checkpoints": checkpoints, "test": data(101, 2), "final_epoch": 2} | arguments))
+
+
+def by_hand(network: nn.Module, changes: dict, x, y) -> tuple[int, float]:
+    """The loop that everybody writes: swap the weights, run all the data."""
+    copied = copy.deepcopy(network)
+    copied.load_state_dict({**copied.state_dict(), **changes})
+    with torch.no_grad():
+        logits = copied(x)
+    return int((logits.argmax(1) != y).sum()), float(nn.functional.cross_entropy(logits.double(), y))
+
+
+@pytest.mark.parametrize("statistics", ["keep", "rewind"])
+def test_each_reset_layer_has_the_errors_and_loss_of_the_loop_that_swaps_weights(statistics):
+    network, checkpoints = trained()
+    x, y = data(101, 2)
+    table = robustness(study(train=data(50, 3)), draws=0, statistics=statistics).table
+    layers = {"0": ["0.weight", "0.bias", "1.weight", "1.bias"], "3": ["3.weight", "3.bias"]}
+    if statistics == "rewind":
+        layers["0"] += ["1.running_mean", "1.running_var"]
+    for layer, names in layers.items():
+        for epoch, weights in checkpoints.items():
+            row = table.row(
+                by_predicate=(pl.col("layer") == layer) & (pl.col("checkpoint") == epoch) & (pl.col("split") == "test"),
+                named=True,
+            )
+            errors, loss = by_hand(network, {name: weights[name] for name in names}, x, y)
+            assert row["errors"] == errors
+            assert row["loss"] == pytest.approx(loss, rel=1e-5)
+            assert row["error"] == errors / 101
+            assert row["accuracy"] == 1 - errors / 101
+
+
+def test_the_reference_rows_are_the_full_model_at_each_checkpoint_and_drops_are_against_the_final_one():
+    network, checkpoints = trained()
+    x, y = data(101, 2)
+    table = robustness(study(), draws=0).table
+    full = table.filter(pl.col("layer") == "full model")
+    assert full["errors"].to_list() == [by_hand(network, weights, x, y)[0] for weights in checkpoints.values()]
+    assert full["perturbation"].unique().to_list() == ["none"]
+    final = full["accuracy"][-1]
+    assert all(abs(final - a - d) < 1e-12 for a, d in table.select("accuracy", "accuracy_drop").iter_rows())
+
+
+def test_a_layer_rewound_to_the_final_checkpoint_is_the_final_network():
+    table = robustness(study(), draws=0).table.filter(pl.col("checkpoint") == 2)
+    assert table["accuracy_drop"].to_list() == [0, 0, 0]
+    assert table["loss"].n_unique() == 1
+
+
+def test_draws_are_fresh_numbered_and_more_of_them_keep_the_earlier_ones():
+    two, four = (
+        robustness(study(), draws=draws).table.filter(pl.col("perturbation") == "rerandomise") for draws in (2, 4)
+    )
+    assert four.filter(pl.col("draw") < 2).equals(two)
+    assert four.filter(pl.col("layer") == "0")["loss"].n_unique() == 4
+    assert two["distribution"].unique().to_list() == ["reset_parameters"]
+
+
+def test_the_summary_has_means_and_standard_deviations_over_draws():
+    result = robustness(study(), draws=4)
+    losses = result.table.filter((pl.col("layer") == "3") & (pl.col("perturbation") == "rerandomise"))[
+        "loss"
+    ].to_numpy()
+    row = result.summary().row(
+        by_predicate=(pl.col("layer") == "3") & (pl.col("perturbation") == "rerandomise"), named=True
+    )
+    assert row["draws"] == 4
+    assert row["loss"] == pytest.approx(losses.mean())
+    assert row["loss_std"] == pytest.approx(losses.std(ddof=1))
+    assert result.summary().filter(pl.col("perturbation") == "reinitialise")["loss_std"].null_count() == 6
+
+
+def test_the_verdict_follows_the_stated_thresholds():
+    drops = {"calm": 0.05, "middle": 0.1, "vital": 0.25}
+    rows = [
+        dict.fromkeys(module_under_test.__globals__["SCHEMA"])
+        | {
+            "layer": name,
+            "position": i,
+            "perturbation": "reinitialise",
+            "checkpoint": 0,
+            "split": "test",
+            "accuracy_drop": drop,
+        }
+        for i, (name, drop) in enumerate(drops.items())
+    ]
+    table = pl.DataFrame(rows, schema=module_under_test.__globals__["SCHEMA"])
+    result = Robustness(table, pl.DataFrame(), robust=0.05, critical=0.25)
+    assert result.verdicts()["reinitialise"].to_list() == ["robust", "between", "critical"]
+    assert result.verdicts()["rerandomise"].to_list() == [None, None, None]
+    assert result.layers_that_are("critical") == ["vital"]
+
+
+def test_without_initial_weights_re_initialisation_is_unavailable_with_a_reason_and_the_rest_is_there():
+    result = robustness(study(checkpoints={}, final_epoch=None), draws=1)
+    rows = result.table.filter(pl.col("perturbation") == "reinitialise")
+    assert rows["status"].unique().to_list() == ["unavailable"]
+    assert "no initial weights" in rows["reason"][0]
+    assert rows["error"].null_count() == len(rows) == 2
+    assert result.verdicts()["reinitialise"].to_list() == [None, None]
+    assert result.table.filter(pl.col("layer") == "full model")["checkpoint"].to_list() == [None]
+
+
+def test_a_layer_of_unknown_distribution_is_unavailable_with_a_reason():
+    class Scale(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Module()
+            self.inner.scale = nn.Parameter(torch.ones(3))
+
+        def forward(self, x):
+            return x[:, :3] * self.inner.scale
+
+    result = robustness(Study(Scale().eval(), test=data(20, 0)), draws=2)
+    rows = result.table.filter(pl.col("perturbation") == "rerandomise")
+    assert set(rows["status"]) == {"unavailable"}
+    assert "reset_parameters" in rows["reason"][0]
+
+
+def test_weights_that_overflow_are_said_not_silently_averaged():
+    network, checkpoints = trained()
+    checkpoints[1] = {name: tensor * 1e38 if name == "3.weight" else tensor for name, tensor in checkpoints[1].items()}
+    table = robustness(Study(network, checkpoints=checkpoints, test=data(101, 2), final_epoch=2), draws=0).table
+    row = table.row(by_predicate=(pl.col("layer") == "3") & (pl.col("checkpoint") == 1), named=True)
+    assert row["status"] == "not finite"
+    assert row["loss"] is None
+    assert "NaN or infinite logits" in row["reason"]
+
+
+def test_the_network_and_the_global_random_state_are_left_as_they_were():
+    made = study()
+    before, random = copy.deepcopy(state(made.network)), torch.random.get_rng_state()
+    robustness(made, draws=2)
+    assert torch.equal(random, torch.random.get_rng_state())
+    assert all(torch.equal(before[name], tensor) for name, tensor in state(made.network).items())
+    assert not made.network.training
+
+
+def test_the_result_does_not_depend_on_the_batch_size():
+    one, other = (robustness(study(), draws=1, batch_size=size).table for size in (7, 1000))
+    assert one.drop("loss").equals(other.drop("loss"))
+    assert (one["loss"] - other["loss"]).abs().max() < 1e-6
+
+
+def test_interrupted_work_goes_on_where_it_stopped_and_finished_work_is_not_computed_twice(tmp_path, monkeypatch):
+    names = robustness.__globals__
+    real, calls = names["evaluate"], []
+
+    def stop_after_four(*args):
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return real(*args)
+
+    monkeypatch.setitem(names, "evaluate", stop_after_four)
+    with pytest.raises(KeyboardInterrupt):
+        robustness(study(), draws=2, store=tmp_path)
+    assert len(calls) == 4
+
+    monkeypatch.setitem(names, "evaluate", lambda *args: calls.append(1) or real(*args))
+    result = robustness(study(), draws=2, store=tmp_path)
+    undisturbed = robustness(study(), draws=2)
+    assert result.table.equals(undisturbed.table)
+    assert (
+        len(calls) == 1 + 2 * (1 + 2) + 2 * 2
+    )  # the final network, then (full model + 2 layers) x 2 checkpoints, 2 draws x 2
+    count = len(calls)
+    again = robustness(study(), draws=2, store=tmp_path, robust=0.1)
+    assert len(calls) == count
+    assert again.table.equals(result.table)
+    assert again.robust == 0.1
+    assert [p.suffix for p in tmp_path.iterdir()] == [""]
+
+
+def test_a_result_comes_back_from_disk_as_it_was(tmp_path):
+    result = robustness(study(), draws=2)
+    loaded = Robustness.load(result.save(tmp_path / "result"))
+    assert loaded.table.equals(result.table)
+    assert loaded.distances.equals(result.distances)
+    assert pl.read_csv(tmp_path / "result/robustness.csv").height == result.table.height
+    assert loaded.provenance["weights"] == result.provenance["weights"]
+    with pytest.raises(InputError, match="holds no robustness result"):
+        Robustness.load(tmp_path)
+
+
+BAD = [
+    (dict(robust=0.5, critical=0.2), "need 0 <= robust < critical <= 1"),
+    (dict(draws=-1), "draws must be at least 0"),
+    (dict(checkpoints=[0, 7]), "there is no checkpoint 7; there are 0, 1, 2"),
+    (dict(splits=["train"]), "has no train data"),
+    (dict(by="blocks"), "unknown grouping"),
+    (dict(statistics="reset"), "use 'keep' or 'rewind'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_a_wrong_argument_is_one_clear_error(arguments, message):
+    with pytest.raises(InputError, match=message):
+        robustness(study(), **arguments)
+
+
+def test_a_study_without_data_is_refused():
+    with pytest.raises(InputError, match="the study has no data"):
+        robustness(study(test=None))
+
+
+def test_distances_are_those_of_a_closed_form():
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1, bias=False)).eval()
+    final = snapshot(network)
+    init = {name: tensor.clone() for name, tensor in final.items()}
+    init["0.weight"][0, 0] -= 3.0
+    init["0.bias"][1] += 4.0
+    table = distances(Study(network, final=final, init=init), by="module")
+    assert table["dimension"].to_list() == [6, 2]
+    assert table["normalised_l2"].to_list() == pytest.approx([5 / 6**0.5, 0], abs=1e-6)
+    assert table["linf"].to_list() == pytest.approx([4, 0], abs=1e-6)
+
+
+def test_the_result_also_holds_the_distances_to_each_fresh_draw():
+    result = robustness(study(), draws=2).distances
+    assert result.filter(pl.col("perturbation") == "rerandomise")["draw"].to_list() == [0, 1, 0, 1]
+    assert result.filter(pl.col("checkpoint") == 2)["linf"].to_list() == [0, 0]

@@ -1,0 +1,63 @@
+"""Files are written whole and read without running code."""
+
+import pickle
+
+import pytest
+import torch
+
+from shaketable.errors import InputError
+from shaketable.files import load_metadata, load_tensors, save_tensors, write_atomically
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_rubbish(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(part):
+        part.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_tensors_come_back_bit_for_bit_with_their_metadata(tmp_path):
+    tensors = {"a": torch.randn(3, 2), "b": torch.arange(3), "c": torch.randn(4, 4).t()}
+    save_tensors(tmp_path / "x.safetensors", tensors, {"epoch": "3"})
+    assert load_metadata(tmp_path / "x.safetensors") == {"epoch": "3"}
+    loaded = load_tensors(tmp_path / "x.safetensors")
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
+
+
+def test_a_wrapped_data_parallel_checkpoint_is_unwrapped(tmp_path):
+    torch.save({"state_dict": {"module.weight": torch.ones(2)}, "best": 3}, tmp_path / "x.th")
+    assert list(load_tensors(tmp_path / "x.th")) == ["weight"]
+
+
+class Evil:
+    def __reduce__(self):
+        return (open, ("/tmp/shaketable-must-not-exist", "w"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("gone.pt", None, "there is no such file"),
+        ("text.pt", b"hello", "cannot be read with weights_only=True"),
+        ("text.safetensors", b"hello", "not a readable safetensors file"),
+        ("evil.pt", pickle.dumps(Evil(), protocol=2), "cannot be read with weights_only=True"),
+    ],
+)
+def test_a_file_that_is_no_state_dict_is_one_clear_error(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        load_tensors(tmp_path / name)
+
+
+def test_a_checkpoint_that_holds_no_state_dict_is_named(tmp_path):
+    torch.save({"epoch": 3}, tmp_path / "x.pt")
+    with pytest.raises(InputError, match="holds no state dict"):
+        load_tensors(tmp_path / "x.pt")
