@@ -117,13 +117,15 @@ def _owners(network: nn.Module) -> list[Layer]:
     for path, module in network.named_modules():
         params = [name for name, _ in module.named_parameters(path, recurse=False) if name in kept]
         buffers = [name for name, _ in module.named_buffers(path, recurse=False) if name in kept]
-        if path == "" and params:  # a root's own parameters have nothing in common: a layer each
+        if path == "" and any(True for child in network.children() for _ in child.parameters()):
+            # beside its modules a network owns things such as a class token or a table of positions: a layer each
             found |= {name: Layer(name, (name,), (), ("",), "Parameter") for name in params}
             params = []
         if not params and not buffers:
             continue
         owner = path.split(".parametrizations.")[0]  # weight_norm and its like: the parametrised module is the layer
-        layer = found.get(owner) or Layer(owner, (), (), (owner,), type(network.get_submodule(owner)).__name__)
+        kind = type(network.get_submodule(owner)).__name__
+        layer = found.get(owner) or Layer(owner or kind.lower(), (), (), (owner,), kind)
         found[owner] = replace(layer, params=layer.params + tuple(params), buffers=layer.buffers + tuple(buffers))
     return list(found.values())
 

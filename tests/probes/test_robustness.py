@@ -186,6 +186,7 @@ def test_the_result_does_not_depend_on_the_batch_size():
 
 
 def test_interrupted_work_goes_on_where_it_stopped_and_finished_work_is_not_computed_twice(tmp_path, monkeypatch):
+    undisturbed = robustness(study(), draws=2)
     names = robustness.__globals__
     real, calls = names["evaluate"], []
 
@@ -202,7 +203,6 @@ def test_interrupted_work_goes_on_where_it_stopped_and_finished_work_is_not_comp
 
     monkeypatch.setitem(names, "evaluate", lambda *args: calls.append(1) or real(*args))
     result = robustness(study(), draws=2, store=tmp_path)
-    undisturbed = robustness(study(), draws=2)
     assert result.table.equals(undisturbed.table)
     assert (
         len(calls) == 1 + 2 * (1 + 2) + 2 * 2

@@ -1,4 +1,4 @@
-"""The plain loop: one variant, all the data. The reference of everything that is faster."""
+"""Errors and loss of one set of weights on all the data: the plain loop, and the reference of everything that is faster."""
 
 from dataclasses import dataclass
 

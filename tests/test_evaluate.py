@@ -7,7 +7,7 @@ from hypothesis import strategies as some
 from torch import nn
 
 from shaketable.data import Data
-from shaketable.engine import evaluate
+from shaketable.evaluate import evaluate
 from shaketable.errors import InputError
 from shaketable.params import state
 
