@@ -1,0 +1,25 @@
+"""Data: sources by name, conversion from what you have, label corruption, augmentation, batches on a device."""
+
+from shaketable.data.augmentation import STEPS, Augmentation
+from shaketable.data.convert import as_data, from_huggingface
+from shaketable.data.corruption import corrupt_labels
+from shaketable.data.data import Data, Dataset, Normalisation
+from shaketable.data.download import fetch
+from shaketable.data.sources import ROOT_VARIABLE, SOURCES, Source, load, status
+
+__all__ = [
+    "ROOT_VARIABLE",
+    "SOURCES",
+    "STEPS",
+    "Augmentation",
+    "Data",
+    "Dataset",
+    "Normalisation",
+    "Source",
+    "as_data",
+    "corrupt_labels",
+    "fetch",
+    "from_huggingface",
+    "load",
+    "status",
+]
