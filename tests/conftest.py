@@ -22,3 +22,14 @@ def data_root() -> Path:
     if os.environ.get("SHAKETABLE_REQUIRE_DATA") == "1":
         pytest.fail("SHAKETABLE_REQUIRE_DATA=1 and SHAKETABLE_DATA names no folder of real data sets")
     pytest.skip("needs the real data sets: set SHAKETABLE_DATA to their folder")
+
+
+@pytest.fixture(scope="session")
+def pretrained() -> Path:
+    """The folder of networks that somebody else trained; without it as for ``data_root``."""
+    folder = os.environ.get("SHAKETABLE_NETWORKS")
+    if folder and Path(folder).is_dir():
+        return Path(folder)
+    if os.environ.get("SHAKETABLE_REQUIRE_DATA") == "1":
+        pytest.fail("SHAKETABLE_REQUIRE_DATA=1 and SHAKETABLE_NETWORKS names no folder of pretrained networks")
+    pytest.skip("needs networks that others trained: set SHAKETABLE_NETWORKS to their folder")

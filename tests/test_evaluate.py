@@ -7,8 +7,8 @@ from hypothesis import strategies as some
 from torch import nn
 
 from shaketable.data import Data
-from shaketable.evaluate import evaluate
 from shaketable.errors import InputError
+from shaketable.evaluate import evaluate
 from shaketable.params import state
 
 

@@ -10,8 +10,10 @@ import pytest
 import shaketable
 
 SOURCE = Path(shaketable.__file__).parent
-ROOMS = """__init__ errors identity files forward progress params data evaluate networks training perturb study probes
-plots report cli __main__""".split()
+ROOMS = [
+    *["__init__", "errors", "identity", "files", "forward", "progress", "params", "data", "evaluate", "networks"],
+    *["training", "perturb", "study", "probes", "plots", "report", "cli", "__main__"],
+]
 
 
 def imports_of(path: Path, everywhere: bool) -> set[str]:

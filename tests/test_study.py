@@ -1,11 +1,9 @@
 """A study is checked once, when it is made; every bad input is one clear error that names the place and the fix."""
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-import shaketable as st
 from shaketable.errors import InputError
 from shaketable.params import snapshot
 from shaketable.study import Study
@@ -128,16 +126,3 @@ def test_the_fingerprint_of_the_weights_sees_init_and_final():
     studies.append(Study(network(), final=changed(**{"3_bias": torch.ones(3)})))
     assert len({study.weights_fingerprint for study in studies}) == 3
     assert Study(network()).weights_fingerprint == studies[0].weights_fingerprint
-
-
-def test_a_trajectory_of_your_own_in_eight_lines_as_the_readme_shows(tmp_path):
-    x, y = np.random.default_rng(0).normal(size=(64, 2)).astype("float32"), np.arange(64) % 2
-    net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))
-    checkpoints = {0: st.snapshot(net)}
-    optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
-    for epoch in range(1, 4):
-        nn.functional.cross_entropy(net(torch.from_numpy(x)), torch.from_numpy(y)).backward()
-        optimiser.step()
-        checkpoints[epoch] = st.snapshot(net)
-    study = st.Study(net.eval(), checkpoints=checkpoints, test=(x, y), final_epoch=3)
-    assert st.robustness(study).verdicts().height == 2

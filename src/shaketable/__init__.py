@@ -28,7 +28,26 @@ _HOME = {
     "write_report": "report",
 }
 
-__all__ = ["__version__", *_HOME]
+__all__ = [
+    "Data",
+    "Dataset",
+    "InputError",
+    "Layer",
+    "Recipe",
+    "Robustness",
+    "Run",
+    "RunError",
+    "Study",
+    "__version__",
+    "build",
+    "distances",
+    "layers",
+    "load",
+    "robustness",
+    "snapshot",
+    "train",
+    "write_report",
+]
 
 if TYPE_CHECKING:
     from shaketable.data import Data, Dataset, load

@@ -64,7 +64,8 @@ def layers(network: nn.Module, by: Grouping = "module", inputs: Inputs | None = 
 
     ``by="module"``: each module that owns parameters itself: one linear operator (convolution, linear, embedding) or
     one normalisation, with its buffers. ``by="block"``: each residual block; outside of blocks one operator with the
-    normalisations that follow it at once. ``by="stage"``: each stack of residual blocks; outside of stacks as for blocks.
+    normalisations (or scales, or biases) that follow it at once. ``by="stage"``: each stack of residual blocks; outside
+    of stacks as for blocks.
     A mapping names your own groups: each value is a module or parameter name, or several, with ``*`` as a wild card.
 
     A residual block is recognised by the structure of the modules, not by their class: a member of a ``Sequential``,
@@ -102,7 +103,7 @@ def layers(network: nn.Module, by: Grouping = "module", inputs: Inputs | None = 
     elif by == "module":
         found = modules
     elif by in ("block", "stage"):
-        found = _merge_norms(_group_blocks(network, modules, by))
+        found = _merge_followers(network, _group_blocks(network, modules, by))
     else:
         raise InputError(
             f"unknown grouping by={by!r}; use 'module', 'block', 'stage', or a mapping from names to modules."
@@ -242,18 +243,14 @@ def _group_blocks(network: nn.Module, modules: list[Layer], by: str) -> list[Lay
     ]
 
 
-def _merge_norms(found: list[Layer]) -> list[Layer]:
-    """Outside of blocks, a normalisation joins the operator directly before it."""
+def _merge_followers(network: nn.Module, found: list[Layer]) -> list[Layer]:
+    """Outside of blocks, what holds no linear operator (a normalisation, a scale, a bias) joins the operator before it."""
+    dimensions = {name: tensor.dim() for name, tensor in state(network).items()}
     merged: list[Layer] = []
     for layer in found:
         before = merged[-1] if merged else None
-        if (
-            "Norm" in layer.kind
-            and before
-            and not before.stage
-            and "Norm" not in before.kind
-            and before.kind != "Parameter"
-        ):
+        follows = layer.kind != "Parameter" and not layer.stage and all(dimensions[name] <= 1 for name in layer.params)
+        if follows and before and not before.stage and any(dimensions[name] > 1 for name in before.params):
             merged[-1] = _join(before.name, before.kind, [before, layer])
         else:
             merged.append(layer)

@@ -1,6 +1,7 @@
 """How far each layer is from where it was: normalised 2-norm and infinity norm."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import polars as pl
 import torch
@@ -58,7 +59,7 @@ def distances(study: Study, by: Grouping = "block", checkpoints: Iterable[int] |
 
 def distance_rows(
     final: Params, other: Params, found: Iterable[Layer], *, checkpoint: int | None = None, draw: int | None = None
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """One row of distances per layer that ``other`` has."""
     perturbation = "reinitialise" if draw is None else "rerandomise"
     return [

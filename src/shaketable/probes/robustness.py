@@ -13,8 +13,8 @@ import polars as pl
 import torch
 
 from shaketable import __version__
-from shaketable.engine import evaluate
 from shaketable.errors import InputError
+from shaketable.evaluate import evaluate
 from shaketable.files import write_atomically, write_text
 from shaketable.identity import digest, seed_from
 from shaketable.params import Grouping, Layer, Params, layers
@@ -76,6 +76,10 @@ class Robustness:
     provenance: dict[str, Any] = field(default_factory=dict)
     history: pl.DataFrame | None = None
 
+    def __repr__(self) -> str:
+        layers = self.table.filter(pl.col("position") >= 0)["position"].n_unique()
+        return f"<Robustness of {self.provenance.get('name', 'a network')}: {layers} layers, {len(self.table)} rows>"
+
     def summary(self) -> pl.DataFrame:
         """Mean and standard deviation over draws: one row per layer, perturbation, checkpoint and split.
 
@@ -90,16 +94,21 @@ class Robustness:
         facts += [pl.col("status").sort_by(pl.col("status") == "ok").first(), pl.col("reason").drop_nulls().first()]
         return self.table.group_by(keys, maintain_order=True).agg(facts)
 
-    def verdicts(self, split: Split = "test") -> pl.DataFrame:
+    def verdicts(self, split: str = "test") -> pl.DataFrame:
         """For each layer: robust, critical, or between, to re-initialisation (checkpoint 0) and to re-randomisation.
 
         ``"robust"``: the accuracy drops by at most ``self.robust``; ``"critical"``: by at least ``self.critical``;
         ``"between"`` otherwise; null where it could not be measured. The drop of re-randomisation is the mean over draws.
 
+        Raises:
+            InputError: the split was not measured.
+
         Deviates: the paper sets no threshold ("there is no universal threshold across all models and tasks"); ours are
         arguments of :func:`robustness`, and stand in every report.
         """
-        summary = self.summary().filter(pl.col("split") == split, pl.col("layer") != FULL_MODEL)
+        if split not in self.splits():
+            raise InputError(f"there are no {split!r} rows in this result; there are {', '.join(self.splits())}.")
+        summary = self.summary().filter(pl.col("split") == split, pl.col("position") >= 0)
         keys = ["layer", "position", "kind", "parameters"]
         found = summary.select(keys).unique(maintain_order=True)
         for perturbation in ("reinitialise", "rerandomise"):
@@ -121,7 +130,7 @@ class Robustness:
             found = found.join(rows.select("position", *columns), on="position", how="left", maintain_order="left")
         return found
 
-    def layers_that_are(self, verdict: str, perturbation: str = "reinitialise", split: Split = "test") -> list[str]:
+    def layers_that_are(self, verdict: str, perturbation: str = "reinitialise", split: str = "test") -> list[str]:
         """Names of the layers with a verdict, in forward order."""
         return self.verdicts(split).filter(pl.col(perturbation) == verdict)["layer"].to_list()
 

@@ -1,0 +1,317 @@
+"""The command line as a person and a machine see it: output, exit codes, resuming, one sentence per error."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from shaketable import cli
+from shaketable.networks import build
+from shaketable.params import snapshot
+
+TINY = ["--network", "fcn-2x8", "--epochs", "2", "--data-arg", "train_examples=100", "--data-arg", "test_examples=50"]
+
+
+def run(*arguments, cwd, code: int = 0, env: dict | None = None) -> subprocess.CompletedProcess:
+    """The installed command, as a user starts it."""
+    command = [sys.executable, "-m", "shaketable", *map(str, arguments)]
+    environment = (
+        {k: v for k, v in os.environ.items() if k != "SHAKETABLE_DATA"} | {"OMP_NUM_THREADS": "1"} | (env or {})
+    )
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == code, done.stderr + done.stdout
+    return done
+
+
+def call(*arguments, capsys) -> tuple[int, str, str]:
+    """The command inside this process: quick."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return int(stopped.value.code or 0), out, err
+
+
+def answer(out: str) -> dict:
+    return json.loads(out.strip().splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run, trained once."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["train", *TINY, "--out", str(folder), "--json"])
+    assert not stopped.value.code
+    (path,) = (p for p in folder.iterdir() if p.is_dir())
+    return path
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """Weights and data of the user's own, as files."""
+    network = build("fcn-2x8", (4,), 3)
+    torch.save(network.state_dict(), tmp_path / "init.pt")
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.5)
+    save_file(snapshot(network), tmp_path / "final.safetensors")
+    generator = np.random.default_rng(0)
+    arrays = {f"{split}_inputs": generator.normal(size=(30, 4)).astype("float32") for split in ("train", "test")}
+    arrays |= {f"{split}_labels": generator.integers(0, 3, 30) for split in ("train", "test")}
+    np.savez(tmp_path / "data.npz", **arrays)
+    return tmp_path
+
+
+FOREIGN = [
+    "robustness",
+    "--network",
+    "fcn-2x8",
+    "--final",
+    "final.safetensors",
+    "--init",
+    "init.pt",
+    "--data",
+    "data.npz",
+]
+
+
+def test_train_then_robustness_then_report_hand_over_to_each_other(trained, tmp_path, capsys):
+    code, out, _ = call("robustness", trained, "--draws", 2, "--json", capsys=capsys)
+    found = answer(out)
+    assert code == 0
+    assert [layer["layer"] for layer in found["layers"]] == ["layer1", "layer2", "layer3"]
+    assert (trained / "report.html").stat().st_size <= 1_500_000
+    code, out, _ = call(
+        "report", trained, "--out", tmp_path / "r.html", "--figures", tmp_path / "f", "--json", capsys=capsys
+    )
+    assert code == 0
+    assert answer(out)["report"] == str(tmp_path / "r.html")
+    assert {path.suffix for path in (tmp_path / "f").iterdir()} == {".svg", ".png"}
+
+
+def test_what_a_person_reads_names_the_layers_the_thresholds_and_the_report(trained, capsys):
+    _, out, err = call("robustness", trained, "--draws", 1, capsys=capsys)
+    for words in ("layer1", "drop in test accuracy", "re-randomised", "critical", "points", "report.html"):
+        assert words in out
+    assert err == ""
+
+
+def test_a_finished_run_and_a_finished_result_are_not_computed_again(trained, capsys):
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*.safetensors")}
+    assert call("train", *TINY, "--out", trained.parent, capsys=capsys)[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*.safetensors")} == before
+
+
+def test_networks_and_data_list_what_there_is(capsys):
+    code, out, _ = call("networks", capsys=capsys)
+    assert code == 0
+    assert "resnet" in out
+    code, out, _ = call("networks", "resnet18", "--json", capsys=capsys)
+    assert answer(out)["parameters"] > 1e7
+    code, out, _ = call("data", "--json", capsys=capsys)
+    assert answer(out)["digits"]["status"] == "bundled"
+
+
+def test_weights_and_data_of_ones_own_need_no_run(foreign, monkeypatch, capsys):
+    monkeypatch.chdir(foreign)
+    code, out, _ = call(*FOREIGN, "--weights", "3=final.safetensors", "--draws", 1, "--json", capsys=capsys)
+    assert code == 0
+    assert answer(out)["report"] == "robustness/report.html"
+
+
+def test_a_network_function_of_ones_own_is_imported_from_the_current_folder(foreign, monkeypatch, capsys):
+    (foreign / "my_models_for_a_test.py").write_text(
+        "from torch import nn\ndef small(width): return nn.Sequential(nn.Linear(4, width), nn.Dropout(), nn.Linear(width, 3))\n"
+    )
+    network = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Dropout(), torch.nn.Linear(5, 3))
+    torch.save(network.state_dict(), foreign / "own.pt")
+    monkeypatch.chdir(foreign)
+    arguments = [
+        "robustness",
+        "--network",
+        "my_models_for_a_test:small",
+        "--network-arg",
+        "width=5",
+        "--final",
+        "own.pt",
+    ]
+    code, out, _ = call(*arguments, "--data", "data.npz", "--json", capsys=capsys)
+    assert code == 0
+    assert answer(out)["critical_layers"] == []  # no initial weights: nothing was re-initialised
+    arrays = dict(np.load("data.npz"))
+    np.savez("data.npz", **(arrays | {"test_labels": arrays["test_labels"] + 1}))
+    code, _, err = call(*arguments, "--data", "data.npz", capsys=capsys)
+    assert code == 2
+    assert "is beyond the network's 3 classes" in err
+
+
+def damage(foreign, what: str) -> None:
+    """Change the user's files so that one thing is wrong."""
+    weights = torch.load(foreign / "init.pt", weights_only=True)
+    arrays = dict(np.load(foreign / "data.npz"))
+    key = "layer1.weight"
+    if what == "shape":
+        weights[key] = torch.ones(8, 5)
+    elif what == "missing":
+        del weights[key]
+    elif what == "extra":
+        weights["other.weight"] = torch.ones(1)
+    elif what == "nan":
+        weights[key][0, 0] = float("nan")
+    elif what == "equal":
+        weights = load_file(foreign / "final.safetensors")
+    elif what == "empty":
+        arrays |= {"test_inputs": arrays["test_inputs"][:0], "test_labels": arrays["test_labels"][:0]}
+    elif what == "labels":
+        arrays["test_labels"] = arrays["test_labels"] - 1
+    elif what == "text":
+        (foreign / "init.pt").write_text("no weights here")
+    if what != "text":
+        torch.save(weights, foreign / "init.pt")
+    np.savez(foreign / "data.npz", **arrays)
+
+
+BAD_FILES = {
+    "shape": "'layer1.weight' has shape [8, 5], the network's has [8, 4]",
+    "missing": "lacks 'layer1.weight'",
+    "extra": "has 'other.weight', which the network does not have",
+    "nan": "'layer1.weight' has 1 NaN or infinite values",
+    "equal": "init equals final",
+    "empty": "no examples",
+    "labels": "-1",
+    "text": "cannot be read with weights_only=True",
+}
+
+
+@pytest.mark.parametrize(("what", "message"), BAD_FILES.items())
+def test_a_bad_file_is_one_sentence_and_exit_code_2(foreign, monkeypatch, capsys, what, message):
+    damage(foreign, what)
+    monkeypatch.chdir(foreign)
+    code, out, err = call(*FOREIGN, "--json", capsys=capsys)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert err.startswith("shaketable: ")
+    assert message in answer(out)["error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonsense"], "nonsense"),
+        (["train", "--epochs", "many"], "many"),
+        (["train", "--network", "resnet19"], "resnet19"),
+        (["train", "--data", "minst"], "minst"),
+        (["train", "--data", "mnist"], "--data-root"),
+        (["train", "--learning-rate", "-1"], "learning_rate"),
+        (["train", "--network-arg", "width"], "write NAME=VALUE"),
+        (["train", "--network", "fcn-2x8", "--network-arg", "wide=3"], "wide"),
+        (["train", "--recipe", "nowhere.toml"], "nowhere.toml"),
+        (["train", "--device", "abacus"], "abacus"),
+        (["train", "--checkpoint", "900"], "beyond epochs"),
+        (["robustness"], "give either the folder of a run"),
+        (["robustness", "nowhere"], "nowhere"),
+        (["robustness", "--network", "fcn-2x8"], "--final"),
+        (["robustness", "--network", "a:b", "--final", "x", "--data", "digits"], "a:b"),
+        (["report", "nowhere"], "holds no robustness result"),
+        (["networks", "vgg16", "--shape", "1", "8", "8"], "vgg16"),
+        (["data", "fetch", "minst", "--data-root", "."], "minst"),
+    ],
+)
+def test_wrong_use_is_one_sentence_and_exit_code_2(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SHAKETABLE_DATA", raising=False)
+    code, _, err = call(*arguments, capsys=capsys)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_thresholds_and_layers_are_checked_at_the_command_line_too(trained, capsys):
+    assert "need 0 <= robust" in call("robustness", trained, "--robust", 0.9, capsys=capsys)[2]
+    assert "unknown grouping" in call("robustness", trained, "--by", "blocks", capsys=capsys)[2]
+    assert "there is no checkpoint 7" in call("robustness", trained, "--checkpoint", 7, capsys=capsys)[2]
+
+
+def test_an_unexpected_failure_is_one_sentence_and_exit_code_1(trained, monkeypatch, capsys):
+    def fail(*args, **kwargs):
+        raise MemoryError("out of memory")
+
+    monkeypatch.setattr(cli.robustness, "_robustness", fail)
+    code, out, err = call("robustness", trained, "--json", capsys=capsys)
+    assert code == 1
+    assert "MemoryError: out of memory" in err
+    assert "Traceback" not in err
+    assert "MemoryError" in answer(out)["error"]
+
+
+def test_every_field_of_a_recipe_has_an_option(capsys):
+    from dataclasses import fields
+
+    from shaketable.training import Recipe
+
+    renamed = {"network_args": "network_arg", "data_args": "data_arg", "milestones": "milestone"}
+    renamed |= {"augmentation": "augment", "frozen": "freeze", "checkpoints": "checkpoint"}
+    code, out, _ = call("train", "--help", capsys=capsys)
+    assert code == 0
+    for field in fields(Recipe):
+        assert "--" + renamed.get(field.name, field.name).replace("_", "-") in out
+
+
+@pytest.mark.slow
+def test_help_takes_at_most_half_a_second_of_processor_time():
+    code = "import resource, sys, shaketable.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\n"
+    code += "r = resource.getrusage(resource.RUSAGE_SELF); print(r.ru_utime + r.ru_stime); assert 'torch' not in sys.modules"
+    seconds = [
+        float(
+            subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()[-1]
+        )
+        for _ in range(3)
+    ]
+    assert min(seconds) <= 0.5
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_what_is_done_and_the_same_command_goes_on(tmp_path):
+    arguments = [
+        sys.executable,
+        "-m",
+        "shaketable",
+        "train",
+        "--network",
+        "fcn-3x256",
+        "--epochs",
+        "300",
+        "--checkpoint",
+        "1",
+    ]
+    process = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("runs/*/state.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert "the same command goes on from there" in err
+    assert "Traceback" not in err
+    (folder,) = tmp_path.glob("runs/*-*")
+    assert "is not finished" in run("robustness", folder, cwd=tmp_path, code=2).stderr
+
+
+@pytest.mark.slow
+def test_the_demo_finds_that_the_first_layer_alone_is_critical_to_re_initialisation(tmp_path):
+    found = answer(run("demo", "--json", cwd=tmp_path).stdout)
+    assert found["critical_layers"] == ["layer1"]
+    assert found["critical_to_rerandomisation"] == ["layer1", "layer2", "layer3", "layer4"]
+    assert (tmp_path / found["report"]).stat().st_size <= 1_500_000
+    assert found["seconds"] > 0
+    again = answer(run("demo", "--json", cwd=tmp_path).stdout)
+    assert again["layers"] == found["layers"]
+    assert again["seconds"] < found["seconds"] / 2
