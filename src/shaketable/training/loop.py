@@ -1,0 +1,180 @@
+"""One epoch of training, and the evaluation between epochs. No step waits for the device."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from shaketable import params
+from shaketable.data.augmentation import Augmentation
+from shaketable.data.data import IGNORED, Data
+from shaketable.errors import InputError
+from shaketable.forward import Inputs, forward, map_inputs
+from shaketable.identity import generator_from, seed_from
+from shaketable.training.recipe import Recipe, learning_rate
+
+
+def evaluate(network: nn.Module, data: Data, batch: int = 500) -> tuple[float, float]:
+    """The mean cross-entropy in nats and the 0-1 error of a network on all data, in float32 and evaluation mode.
+
+    Sums over all examples are divided once, so that a ragged last batch counts for what it holds.
+
+    Args:
+        network: left in evaluation mode.
+        data: on the network's device.
+        batch: examples in one forward pass.
+
+    Returns: (loss, error). For labels [N, T] an example is one position whose label is not -100.
+
+    Example:
+        >>> network = nn.Linear(2, 2, bias=False)
+        >>> _ = network.weight.data.copy_(torch.eye(2))
+        >>> loss, error = evaluate(network, Data(torch.tensor([[9.0, 0.0], [9.0, 0.0]]), torch.tensor([0, 1]), 2))
+        >>> round(loss, 3), error
+        (4.5, 0.5)
+    """
+    network.eval()
+    loss = torch.zeros((), dtype=torch.float64, device=data.device)
+    wrong = torch.zeros((), dtype=torch.int64, device=data.device)
+    with torch.inference_mode():
+        for inputs, labels in data.batches(batch):
+            logits, labels = _flat(forward(network, inputs), labels)
+            loss += cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+            wrong += ((logits.argmax(-1) != labels) & (labels != IGNORED)).sum()
+    counted = int((data.labels != IGNORED).sum())
+    return loss.item() / counted, wrong.item() / counted
+
+
+class Trainer:
+    """A network with its optimiser: what changes from step to step, apart from the network itself.
+
+    Args:
+        recipe: how to train.
+        network: trained in place, on the device of the data.
+        train: the training data.
+        augment: changes the inputs of a batch, with a generator; None leaves them.
+    """
+
+    def __init__(self, recipe: Recipe, network: nn.Module, train: Data, augment: Augmentation | None = None) -> None:
+        self.recipe, self.network, self.train, self.augment = recipe, network, train, augment
+        self._frozen_statistics = freeze(network, recipe.frozen)
+        self.trained = {name: param for name, param in network.named_parameters() if param.requires_grad}
+        if not self.trained:
+            raise InputError("recipe: frozen names all layers with parameters; leave at least one to train.")
+        values, momentum, decay = list(self.trained.values()), recipe.momentum, recipe.weight_decay
+        # Where a scaler leaves out the first step, the fused SGD of torch 2.13 goes on from a momentum never written to.
+        fused = recipe.precision != "float16"
+        self.optimiser: torch.optim.Optimizer
+        if recipe.optimiser == "sgd":
+            self.optimiser = torch.optim.SGD(values, recipe.learning_rate, momentum, weight_decay=decay, fused=fused)
+        else:
+            self.optimiser = torch.optim.Adam(
+                values, recipe.learning_rate, (momentum, 0.999), weight_decay=decay, fused=fused
+            )
+        self.scaler = torch.amp.GradScaler(train.device.type, enabled=recipe.precision == "float16")
+
+    def epoch(self, epoch: int) -> float:
+        """Train one epoch, from 1; returns the mean loss of its examples as they were seen."""
+        recipe, device, augment = self.recipe, self.train.device, self.augment
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(recipe, epoch)
+        self.network.train()
+        for module in self._frozen_statistics:
+            module.eval()
+        draws = generator_from(recipe.seed, "epoch", epoch)
+        order = torch.randperm(len(self.train), generator=draws).to(device)
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        counted = torch.zeros((), dtype=torch.int64, device=device)
+        low = torch.autocast(device.type, getattr(torch, recipe.precision), enabled=recipe.precision != "float32")
+        with _torch_seeded(seed_from(recipe.seed, "torch", epoch), device):
+            for inputs, labels in self.train.batches(recipe.batch_size, order):
+                if augment:
+                    inputs = map_inputs(lambda images: augment(images, draws), inputs)
+                with low:
+                    logits = self._logits(inputs)
+                logits, labels = _flat(logits.float(), labels)
+                loss = cross_entropy(logits, labels, ignore_index=IGNORED)
+                self.optimiser.zero_grad(set_to_none=True)
+                self.scaler.scale(loss).backward()
+                self.scaler.step(self.optimiser)
+                self.scaler.update()
+                count = (labels != IGNORED).sum()
+                total += loss.detach() * count
+                counted += count
+        return total.item() / counted.item()
+
+    def _logits(self, inputs: Inputs) -> Tensor:
+        """The forward pass of a step."""
+        try:
+            return forward(self.network, inputs)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise InputError(
+                f"recipe: batch_size = {self.recipe.batch_size} leaves a batch of one of the {len(self.train)} training "
+                "examples, and batch normalisation cannot train on that; choose another batch_size."
+            ) from error
+
+    def optimiser_tensors(self) -> dict[str, Tensor]:
+        """The optimiser's tensors by ``<parameter>/<name>``."""
+        return {
+            f"{name}/{key}": value
+            for name, param in self.trained.items()
+            for key, value in self.optimiser.state[param].items()
+            if isinstance(value, Tensor)
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor], scaler: dict[str, object]) -> None:
+        """Put back what :meth:`optimiser_tensors` and the scaler's ``state_dict`` gave."""
+        for name, value in tensors.items():
+            parameter, _, key = name.rpartition("/")
+            self.optimiser.state[self.trained[parameter]][key] = value.to(self.train.device)
+        self.scaler.load_state_dict(scaler)
+
+
+def freeze(network: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    """Take the parameters of some layers out of training.
+
+    Args:
+        network: changed in place: ``requires_grad`` of these parameters is set to False.
+        names: of layers by block, or else by module.
+
+    Returns: the modules in these layers that keep statistics, which must stay in evaluation mode to keep them.
+
+    Raises:
+        InputError: a name that no layer has.
+    """
+    if not names:
+        return []
+    known = {layer.name: layer for by in ("module", "block") for layer in params.layers(network, by)}
+    named = dict(network.named_parameters())
+    keeping = []
+    for name in names:
+        if name not in known:
+            close = get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"layers are {', '.join(known)}."
+            raise InputError(f"recipe: frozen names no layer {name!r} of {type(network).__name__}; {hint}")
+        for param in known[name].params:
+            named[param].requires_grad_(False)
+        keeping += [network.get_submodule(path) for path in {path.rpartition(".")[0] for path in known[name].buffers}]
+    return keeping
+
+
+def _flat(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [M, classes] and labels [M] of all examples, or of all positions of all examples."""
+    return logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
+
+
+@contextmanager
+def _torch_seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """What draws from torch's global generators (dropout) draws from this seed; afterwards they are as they were."""
+    on_cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if on_cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

@@ -1,0 +1,36 @@
+"""Named recipes: the numbers that the papers print."""
+
+import pytest
+
+from shaketable import networks
+from shaketable.data import SOURCES
+from shaketable.errors import InputError
+from shaketable.training import NAMED, learning_rate, named
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_named_recipe_has_data_and_a_network_that_exist(name):
+    recipe = named(name)
+    source = SOURCES[recipe.data]
+    networks.construct(recipe.network, source.shape, source.classes, **recipe.network_args)
+
+
+def test_all_layers_equal_is_appendix_a_of_zhang_et_al():
+    recipe = named("all-layers-equal")
+    assert (recipe.optimiser, recipe.momentum, recipe.epochs, recipe.batch_size) == ("sgd", 0.9, 100, 128)
+    assert (recipe.schedule, recipe.milestones, recipe.factor, recipe.weight_decay) == ("stages", (30, 60, 90), 0.2, 0)
+
+
+def test_module_criticality_is_appendix_c_of_chatterji_et_al():
+    recipe = named("module-criticality")
+    assert (recipe.learning_rate, recipe.weight_decay, recipe.batch_size, recipe.stop_below) == (0.1, 5e-4, 128, 0.15)
+    assert named("module-criticality-cifar100").stop_below == 0.25
+    rates = [learning_rate(recipe, epoch) for epoch in (60, 61, 120, 121, 300)]
+    assert rates == pytest.approx([0.1, 0.02, 0.02, 0.004, 0.1 * 0.2**4])
+    fcn = named("module-criticality-fcn")
+    assert [learning_rate(fcn, epoch) for epoch in (200, 201, 1000)] == pytest.approx([0.1, 0.02, 0.1 * 0.2**4])
+
+
+def test_a_mistyped_name_is_answered_with_the_closest():
+    with pytest.raises(InputError, match="did you mean 'module-criticality'"):
+        named("module-critcality")
