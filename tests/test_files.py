@@ -31,6 +31,12 @@ def test_tensors_come_back_bit_for_bit_with_their_metadata(tmp_path):
     assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
 
 
+def test_files_have_the_permissions_that_the_user_gives_to_new_files(tmp_path):
+    save_tensors(tmp_path / "x.safetensors", {"a": torch.ones(1)})
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_a_wrapped_data_parallel_checkpoint_is_unwrapped(tmp_path):
     torch.save({"state_dict": {"module.weight": torch.ones(2)}, "best": 3}, tmp_path / "x.th")
     assert list(load_tensors(tmp_path / "x.th")) == ["weight"]

@@ -136,7 +136,7 @@ class Study:
             final_epoch=last,
             name=f"{run.recipe.network} on {run.recipe.data}",
             history=run.history,
-            provenance={"run": Path(path).name, "recipe": run.recipe.to_dict()},
+            provenance={"network": run.recipe.network, "run": Path(path).name, "recipe": run.recipe.to_dict()},
         )
 
     @property

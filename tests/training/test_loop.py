@@ -11,7 +11,7 @@ from shaketable.data import Augmentation, Data
 from shaketable.errors import InputError
 from shaketable.params import snapshot
 from shaketable.training import Recipe
-from shaketable.training.loop import Trainer, evaluate
+from shaketable.training.loop import Trainer
 
 W0 = [[0.5, -0.25], [0.125, 1.0]]
 
@@ -108,22 +108,12 @@ def test_the_running_loss_is_the_mean_over_examples_of_ragged_batches():
     assert Trainer(recipe, network, data).epoch(1) == pytest.approx(expected, rel=1e-6)
 
 
-def test_evaluation_in_ragged_batches_is_that_in_one_batch():
-    torch_network, data = nn.Linear(1, 2), numbers()
-    logits = torch_network(data.inputs)
-    loss, error = evaluate(torch_network, data, batch=4)
-    assert loss == pytest.approx(F.cross_entropy(logits, data.labels).item(), rel=1e-6)
-    assert error == (logits.argmax(1) != data.labels).double().mean().item()
-
-
-def test_positions_without_a_label_count_neither_in_loss_nor_in_error():
+def test_positions_without_a_label_do_not_count_in_the_running_loss():
     network = nn.Embedding(3, 3)
     network.weight.data = 5 * torch.eye(3)
     tokens = torch.tensor([[0, 1], [2, 0]])
     data = Data(tokens, torch.tensor([[0, -100], [1, -100]]), 3)
-    loss, error = evaluate(network, data)
     right = F.cross_entropy(torch.tensor([[5.0, 0, 0]]), torch.tensor([0])).item()
-    assert (loss, error) == (pytest.approx(right + 2.5, rel=1e-6), 0.5)
     assert Trainer(Recipe(learning_rate=1e-30), network, data).epoch(1) == pytest.approx(right + 2.5, rel=1e-6)
 
 
@@ -221,15 +211,6 @@ def test_a_float16_step_that_overflows_is_left_out_and_the_scale_is_found_again_
     assert torch.equal(other.weight, network.weight)
     assert not torch.equal(exact.weight, torch.tensor(W0))
     torch.testing.assert_close(network.weight, exact.weight, rtol=0, atol=2e-5)
-
-
-def test_evaluation_uses_and_keeps_the_running_statistics_whatever_the_mode():
-    network = with_norm()
-    before = snapshot(network)
-    in_training = evaluate(network.train(), numbers(), batch=5)
-    after = snapshot(network)
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    assert in_training == evaluate(network.eval(), numbers(), batch=5)
 
 
 def test_augmentation_is_drawn_anew_each_epoch_and_does_not_touch_the_data():

@@ -18,11 +18,12 @@ from polars.testing import assert_frame_equal
 
 from shaketable import data, networks, params
 from shaketable.errors import InputError, RunError
+from shaketable.evaluate import evaluate
 from shaketable.files import load_tensors
 from shaketable.identity import fingerprint
 from shaketable.training import Recipe, Run, train
 from shaketable.training.checkpoints import HISTORY
-from shaketable.training.loop import Trainer, evaluate
+from shaketable.training.loop import Trainer
 
 SMALL = Recipe(network="fcn-1x8", data_args={"train_examples": 200, "test_examples": 50}, epochs=5, batch_size=64)
 
@@ -224,8 +225,9 @@ def test_the_history_is_what_the_kept_weights_give_on_the_kept_data(done):
     for epoch in (0, 5):
         row = done.history.row(epoch, named=True)
         network = done.network(epoch)
-        assert evaluate(network, dataset.train) == (row["train_loss"], row["train_error"])
-        assert evaluate(network, dataset.test) == (row["test_loss"], row["test_error"])
+        for split, kept in (("train", dataset.train), ("test", dataset.test)):
+            sums = evaluate(network, {}, kept)
+            assert (sums.mean_loss, sums.error) == (row[f"{split}_loss"], row[f"{split}_error"])
         assert not network.training
 
 
@@ -234,7 +236,7 @@ def test_training_is_on_the_corrupted_labels_and_their_indices_are_kept(tmp_path
     dataset = run.dataset()
     assert len(dataset.train.corrupted) == 100
     assert dataset.test.corrupted is None
-    assert evaluate(run.network(), dataset.train)[0] == run.history["train_loss"][-1]
+    assert evaluate(run.network(), {}, dataset.train).mean_loss == run.history["train_loss"][-1]
 
 
 def test_epochs_between_evaluations_are_null_but_checkpoints_and_the_last_are_evaluated(tmp_path):

@@ -69,7 +69,7 @@ def train_(
     learning_rate
         Of the first epoch.
     momentum
-        Of SGD.
+        Of SGD; beta1 of Adam.
     weight_decay
         Added to the gradient, per unit of weight.
     schedule

@@ -1,4 +1,4 @@
-"""One epoch of training, and the evaluation between epochs. No step waits for the device."""
+"""One epoch of training. No step waits for the device."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,37 +15,6 @@ from shaketable.errors import InputError
 from shaketable.forward import Inputs, forward, map_inputs
 from shaketable.identity import generator_from, seed_from
 from shaketable.training.recipe import Recipe, learning_rate
-
-
-def evaluate(network: nn.Module, data: Data, batch: int = 500) -> tuple[float, float]:
-    """The mean cross-entropy in nats and the 0-1 error of a network on all data, in float32 and evaluation mode.
-
-    Sums over all examples are divided once, so that a ragged last batch counts for what it holds.
-
-    Args:
-        network: left in evaluation mode.
-        data: on the network's device.
-        batch: examples in one forward pass.
-
-    Returns: (loss, error). For labels [N, T] an example is one position whose label is not -100.
-
-    Example:
-        >>> network = nn.Linear(2, 2, bias=False)
-        >>> _ = network.weight.data.copy_(torch.eye(2))
-        >>> loss, error = evaluate(network, Data(torch.tensor([[9.0, 0.0], [9.0, 0.0]]), torch.tensor([0, 1]), 2))
-        >>> round(loss, 3), error
-        (4.5, 0.5)
-    """
-    network.eval()
-    loss = torch.zeros((), dtype=torch.float64, device=data.device)
-    wrong = torch.zeros((), dtype=torch.int64, device=data.device)
-    with torch.inference_mode():
-        for inputs, labels in data.batches(batch):
-            logits, labels = _flat(forward(network, inputs), labels)
-            loss += cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
-            wrong += ((logits.argmax(-1) != labels) & (labels != IGNORED)).sum()
-    counted = int((data.labels != IGNORED).sum())
-    return loss.item() / counted, wrong.item() / counted
 
 
 class Trainer:

@@ -19,10 +19,11 @@ from shaketable import data, networks, params
 from shaketable.data import Dataset
 from shaketable.data.augmentation import Augmentation
 from shaketable.errors import InputError, RunError
+from shaketable.evaluate import evaluate
 from shaketable.files import save_tensors, write_atomically, write_text
 from shaketable.progress import progress
 from shaketable.training.checkpoints import HISTORY, State, load_plain, locked
-from shaketable.training.loop import Trainer, evaluate
+from shaketable.training.loop import Trainer
 from shaketable.training.recipe import Recipe, learning_rate
 from shaketable.training.trajectory import Checkpoints
 
@@ -201,8 +202,9 @@ def _go_on(
                 row["learning_rate"], row["running_loss"] = learning_rate(recipe, epoch), trainer.epoch(epoch)
             keep = epoch in (0, recipe.epochs) or recipe.checkpoints is None or epoch in recipe.checkpoints
             if keep or epoch % recipe.evaluate_every == 0:
-                row["train_loss"], row["train_error"] = evaluate(trainer.network, dataset.train)
-                row["test_loss"], row["test_error"] = evaluate(trainer.network, dataset.test)
+                for split, measured in (("train", dataset.train), ("test", dataset.test)):
+                    sums = evaluate(trainer.network, {}, measured)
+                    row[f"{split}_loss"], row[f"{split}_error"] = sums.mean_loss, sums.error
             _check_finite(run, row)
             low = (
                 recipe.stop_below is not None
