@@ -12,6 +12,7 @@ from shaketable import __version__
 app = App(
     name="shaketable",
     version=__version__,
+    suppress_keyboard_interrupt=False,  # main() says what was kept
     help="Find out which layers hold a neural network up: reset each of them, and see what still works.",
     help_format="plaintext",
     help_epilogue="""Examples:
