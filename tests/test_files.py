@@ -37,9 +37,10 @@ def test_files_have_the_permissions_that_the_user_gives_to_new_files(tmp_path):
     assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_a_wrapped_data_parallel_checkpoint_is_unwrapped(tmp_path):
-    torch.save({"state_dict": {"module.weight": torch.ones(2)}, "best": 3}, tmp_path / "x.th")
-    assert list(load_tensors(tmp_path / "x.th")) == ["weight"]
+def test_a_state_dict_is_taken_out_of_its_usual_wrappers(tmp_path):
+    for wrapper in ("state_dict", "model_state_dict", "model"):
+        torch.save({wrapper: {"weight": torch.ones(2)}, "best": 3}, tmp_path / "x.th")
+        assert list(load_tensors(tmp_path / "x.th")) == ["weight"]
 
 
 class Evil:

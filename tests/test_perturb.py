@@ -7,21 +7,9 @@ import torch
 from torch import nn
 
 from shaketable.errors import InputError
+from shaketable.networks import build
 from shaketable.params import layers, snapshot, state
 from shaketable.perturb import fresh_params, replace_layer, source_of
-
-
-class Ours(nn.Module):
-    """A network with its own initialiser."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(50, 50)
-
-    def initialise(self, generator):
-        with torch.no_grad():
-            self.linear.weight.normal_(0, 3, generator=generator)
-            self.linear.bias.zero_()
 
 
 class Bare(nn.Module):
@@ -54,17 +42,50 @@ def test_wrong_arguments_of_a_replacement_are_named():
         replace_layer(state(network), layer, state(network), statistics="reset")  # pyright: ignore
 
 
-def test_a_fresh_draw_has_the_networks_own_initial_distribution():
-    fresh, sources = fresh_params(Ours(), seed=0)
+def test_a_fresh_draw_of_a_network_of_this_package_has_its_own_initial_distribution():
+    fresh, sources = fresh_params(build("fcn-1x200-bn", (100,), 10), seed=0)
     assert set(sources.values()) == {"initialiser"}
-    assert fresh["linear.weight"].std().item() == pytest.approx(3, abs=3 * 3 / math.sqrt(2 * 2500))
-    assert not fresh["linear.bias"].any()
+    bound = math.sqrt(6 / (100 + 200))  # Xavier's uniform distribution
+    assert bound * 0.99 < fresh["layer1.weight"].abs().max() <= bound
+    assert fresh["layer1.weight"].std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
+    assert not fresh["layer2.bias"].any()
 
 
-def test_a_given_initialiser_comes_before_reset_parameters():
+def test_a_given_initialiser_comes_first_and_what_it_leaves_out_falls_to_the_next_source():
     fresh, sources = fresh_params(nn.Linear(2, 2), 0, initialise=lambda net, g: nn.init.constant_(net.weight, 7.0))
-    assert set(sources.values()) == {"initialiser"}
+    assert sources == {"weight": "initialiser", "bias": "reset_parameters"}
     assert (fresh["weight"] == 7).all()
+    assert fresh["bias"].abs().max() < 1
+
+
+def test_an_initialiser_that_draws_from_the_global_state_repeats_and_leaves_that_state_alone():
+    before = torch.random.get_rng_state()
+    draws = [fresh_params(nn.Linear(2, 2), s, initialise=lambda n, g: nn.init.normal_(n.weight))[0] for s in (1, 1, 2)]
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert torch.equal(draws[0]["weight"], draws[1]["weight"])
+    assert not torch.equal(draws[0]["weight"], draws[2]["weight"])
+
+
+def test_the_outermost_reset_parameters_that_sets_a_tensor_is_the_one_that_counts():
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.norm = nn.Linear(3, 3), nn.BatchNorm1d(3)
+
+        def reset_parameters(self):
+            nn.init.constant_(self.fc.weight, 7.0)
+
+    fresh, sources = fresh_params(Outer(), 0)
+    assert (fresh["fc.weight"] == 7).all()
+    assert fresh["fc.bias"].abs().max() < 1  # the linear layer's own
+    assert (fresh["norm.weight"] == 1).all()
+    assert set(sources.values()) == {"reset_parameters"}
+
+
+def test_attention_is_redrawn_by_its_private_method():
+    fresh, sources = fresh_params(nn.MultiheadAttention(64, 4), 0)
+    assert sources["in_proj_weight"] == "reset_parameters"
+    assert fresh["in_proj_weight"].abs().max() <= math.sqrt(6 / (64 + 3 * 64))
 
 
 def test_a_foreign_network_is_redrawn_by_its_own_reset_parameters():

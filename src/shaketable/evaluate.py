@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from shaketable.data import Data
+from shaketable.data.data import IGNORED
 from shaketable.errors import InputError
-from shaketable.forward import forward
+from shaketable.forward import evaluation_mode, forward
 from shaketable.params import Params
 
 
@@ -34,6 +35,20 @@ class Sums:
     def mean_loss(self) -> float:
         """Mean cross-entropy, in nats."""
         return self.loss / self.examples
+
+
+def rows(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [N, C] or [N, T, C] in float32 as one row per label, and labels [N] or [N, T] as one vector.
+
+    Raises:
+        InputError: there is not one row of logits per label.
+    """
+    if logits.shape[:-1] != labels.shape:
+        raise InputError(
+            f"the network gave logits of shape {list(logits.shape)} for labels of shape {list(labels.shape)}; "
+            "it must give one row of class scores per label."
+        )
+    return logits.float().flatten(0, -2), labels.flatten()
 
 
 def evaluate(network: nn.Module, params: Params, data: Data, batch_size: int = 500) -> Sums:
@@ -66,27 +81,15 @@ def evaluate(network: nn.Module, params: Params, data: Data, batch_size: int = 5
     device = data.labels.device
     examples, errors, not_finite = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(3))
     loss = torch.zeros((), dtype=torch.float64, device=device)
-    modes = {module: module.training for module in network.modules() if module.training}
-    try:
-        network.eval()
-        with torch.inference_mode():
-            for inputs, labels in data.batches(batch_size):
-                logits = forward(network, inputs, params).float()
-                if logits.shape[:-1] != labels.shape:
-                    raise InputError(
-                        f"the network gave logits of shape {list(logits.shape)} for labels of shape {list(labels.shape)}; "
-                        "it must give one row of class scores per label."
-                    )
-                logits, labels = logits.flatten(0, -2), labels.flatten()
-                counted = labels != -100
-                finite = logits.isfinite().all(-1)
-                errors += (((logits.argmax(-1) != labels) | ~finite) & counted).sum()
-                not_finite += (~finite & counted).sum()
-                loss += nn.functional.cross_entropy(logits, labels, reduction="none").sum(dtype=torch.float64)
-                examples += counted.sum()
-    finally:
-        for module in modes:
-            module.training = True
+    with evaluation_mode(network), torch.no_grad():
+        for inputs, labels in data.batches(batch_size):
+            logits, labels = rows(forward(network, inputs, params), labels)
+            counted = labels != IGNORED
+            finite = logits.isfinite().all(-1)
+            errors += (((logits.argmax(-1) != labels) | ~finite) & counted).sum()
+            not_finite += (~finite & counted).sum()
+            loss += nn.functional.cross_entropy(logits, labels, reduction="none").sum(dtype=torch.float64)
+            examples += counted.sum()
     if not examples:
         raise InputError("no label counts: every one is -100; give data with labels.")
     return Sums(int(examples), int(errors), float(loss), int(not_finite))

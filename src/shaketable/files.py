@@ -1,7 +1,8 @@
 """Files: written whole and renamed into place, read without running anybody's code."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from shaketable.errors import InputError
+from shaketable.errors import InputError, RunError
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -38,6 +39,28 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder alone; the system drops the lock with the process, however that ends. POSIX only.
+
+    Raises:
+        RunError: another process holds it.
+    """
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunError(
+                f"{folder}: another process is working on this; wait for it, or choose another folder."
+            ) from error
+        for left in folder.rglob(".*.part*"):  # what a killed process was writing
+            left.unlink()
+        yield
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors as one safetensors file, with text metadata."""
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -56,8 +79,8 @@ def load_metadata(path: Path) -> dict[str, str]:
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
     """Weights from a ``.safetensors`` file, or from a PyTorch file (``.pt``, ``.pth``, ``.th``, ``.ckpt``, ``.bin``).
 
-    PyTorch files are read with ``weights_only=True``, so that no code in them runs. A ``state_dict`` entry is taken
-    out of its wrapper, and the prefix ``module.`` that ``DataParallel`` adds to every key is removed.
+    PyTorch files are read with ``weights_only=True``, so that no code in them runs. A state dict is taken out of a wrapper
+    of the name ``state_dict``, ``model_state_dict`` or ``model``.
     """
     path = Path(path)
     if not path.is_file():
@@ -78,13 +101,11 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
             f"{path}: cannot be read with weights_only=True ({reason}); save the weights alone, "
             "with torch.save(network.state_dict(), path) or as safetensors."
         ) from error
-    while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+    for wrapper in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise InputError(
             f"{path}: holds no state dict (a mapping from parameter names to tensors); save network.state_dict()."
         )
-    prefix = "module."
-    if all(name.startswith(prefix) for name in content):
-        content = {name.removeprefix(prefix): tensor for name, tensor in content.items()}
     return dict(content)

@@ -1,6 +1,7 @@
 """Any forward: inputs as a tensor, a tuple or a dict; outputs as a tensor, a tuple, or an object with ``logits``."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,14 +31,19 @@ def tensors_of(inputs: Inputs) -> dict[str, Tensor]:
 
 
 def logits_of(output: Any) -> Tensor:
-    """The logits in a network's output: the tensor itself, ``output.logits``, ``output["logits"]``, or the first of a tuple."""
-    if isinstance(output, Tensor):
-        return output
-    logits = getattr(output, "logits", None)
+    """The logits in a network's output: the tensor itself, ``output.logits``, ``output["logits"]``, or in a tuple the
+    first tensor with two or more dimensions (a loss before it is passed over).
+
+    Raises:
+        InputError: there are none, or they are complex.
+    """
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     if logits is None and isinstance(output, Mapping):
         logits = output.get("logits")
-    if logits is None and isinstance(output, tuple | list) and output:
-        logits = output[0]
+    if logits is None and isinstance(output, tuple | list):
+        logits = next((item for item in output if isinstance(item, Tensor) and item.ndim >= 2), None)
+    if isinstance(logits, Tensor) and logits.is_complex():
+        raise InputError("the network's logits are complex; they must be real numbers.")
     if not isinstance(logits, Tensor):
         raise InputError(
             f"the network returned a {type(output).__name__} in which no logits were found; "
@@ -46,13 +52,47 @@ def logits_of(output: Any) -> Tensor:
     return logits
 
 
-def forward(network: nn.Module, inputs: Inputs, params: Mapping[str, Tensor] | None = None) -> Tensor:
-    """Logits of a network [N, classes], with some of its parameters and buffers replaced by ``params``.
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode, and afterwards in the modes that its modules were in."""
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
-    The network is not written to: replacements go through :func:`torch.func.functional_call`. A tuple is passed as
-    positional arguments, a dict as keyword arguments.
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device, if it is there.
+
+    Raises:
+        InputError: it is not, or is neither a CPU nor a CUDA device.
+    """
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"device {device!r} is unknown; give 'cpu', 'cuda' or 'cuda:<number>'.") from error
+    if found.type not in ("cpu", "cuda"):
+        raise InputError(f"device '{found}' is not supported; give 'cpu', 'cuda' or 'cuda:<number>'.")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device '{found}' is not there: torch sees {torch.cuda.device_count()} CUDA devices; use 'cpu'."
+        )
+    return found
+
+
+def forward(network: nn.Module, inputs: Inputs, params: Mapping[str, Tensor] | None = None) -> Tensor:
+    """Logits of a network [N, classes], with its parameters and buffers replaced by ``params`` where these are given.
+
+    A tuple of inputs is passed as positional arguments, a dict as keyword arguments. With ``params`` the call goes
+    through :func:`torch.func.functional_call`, and what the network writes into its buffers reaches neither the network
+    nor ``params``.
     """
     args = () if isinstance(inputs, Mapping) else (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
-    output = torch.func.functional_call(network, dict(params), args, kwargs) if params else network(*args, **kwargs)
-    return logits_of(output)
+    if params is None:
+        return logits_of(network(*args, **kwargs))
+    buffers = {name: params.get(name, buffer).clone() for name, buffer in network.named_buffers()}
+    return logits_of(torch.func.functional_call(network, {**params, **buffers}, args, kwargs))

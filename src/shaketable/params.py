@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from shaketable.errors import InputError
-from shaketable.forward import Inputs, forward
+from shaketable.forward import Inputs, evaluation_mode, forward
 
 Params = Mapping[str, Tensor]
 """Parameters and persistent buffers by the names that ``state_dict`` gives them, tied weights once."""
@@ -78,7 +78,7 @@ def layers(network: nn.Module, by: Grouping = "module", inputs: Inputs | None = 
         network: any module.
         by: the grouping.
         inputs: a few examples [N, ...], for the order in which modules run; without them it is the order in which they
-            were registered. One forward pass in the mode that the network is in; nothing is kept.
+            were registered. One forward pass in evaluation mode; nothing is kept.
 
     Returns: at least one layer; no parameter is in two of them. Layers without parameters are left out.
 
@@ -124,7 +124,7 @@ def _owners(network: nn.Module) -> list[Layer]:
             params = []
         if not params and not buffers:
             continue
-        owner = path.split(".parametrizations.")[0]  # weight_norm and its like: the parametrised module is the layer
+        owner = f".{path}".split(".parametrizations.")[0].removeprefix(".")  # as of weight_norm
         kind = type(network.get_submodule(owner)).__name__
         layer = found.get(owner) or Layer(owner or kind.lower(), (), (), (owner,), kind)
         found[owner] = replace(layer, params=layer.params + tuple(params), buffers=layer.buffers + tuple(buffers))
@@ -171,8 +171,8 @@ def _in_forward_order(found: list[Layer], network: nn.Module, inputs: Inputs | N
 
     handles = [module.register_forward_pre_hook(record(path)) for path, module in network.named_modules()]
     try:
-        with torch.no_grad():
-            forward(network, inputs)
+        with evaluation_mode(network), torch.no_grad():
+            forward(network, inputs, {})
     finally:
         for handle in handles:
             handle.remove()
@@ -267,7 +267,12 @@ def _your_groups(network: nn.Module, modules: list[Layer], by: Mapping[str, str 
     found: list[tuple[int, Layer]] = []
     for group, patterns in by.items():
         names: list[int] = []
-        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        chosen = [patterns] if isinstance(patterns, str) else patterns
+        if not isinstance(chosen, Sequence) or not chosen or not all(isinstance(pattern, str) for pattern in chosen):
+            raise InputError(
+                f"layer {group!r}: give the names of its modules or parameters, one or a list, not {patterns!r}."
+            )
+        for pattern in chosen:
             hits = [
                 index
                 for index, (name, _) in enumerate(order)

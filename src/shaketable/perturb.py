@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from shaketable.errors import InputError
 from shaketable.identity import seed_from
+from shaketable.networks import Network
 from shaketable.params import Layer, Params, state
 
 Statistics = Literal["keep", "rewind"]
@@ -63,16 +64,17 @@ def fresh_params(
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """A fresh draw of a network's weights from the distribution that made its initial ones, and where that came from.
 
-    For each tensor the first that applies: ``"initialiser"``, the function ``initialise`` or the network's own method of
-    that name; ``"reset_parameters"``, the method of the module that owns the tensor; ``"empirical init"``, entries of
-    the tensor's initial values drawn with replacement (a constant stays constant). A tensor to which none applies is
-    left out.
+    For each tensor the first that applies: ``"initialiser"``, the function ``initialise``, or the method of a network of
+    this package; ``"reset_parameters"``, the method of that name (or ``_reset_parameters``) of the outermost module that
+    sets the tensor; ``"empirical init"``, entries of the tensor's initial values drawn with replacement (a constant stays
+    constant). A tensor to which none applies is left out.
 
     Args:
         network: gives the shapes; it is copied, never written to.
-        seed: the same seed gives the same draw, on every device (drawn on the CPU).
+        seed: the same seed gives the same draw, on every device (drawn on the CPU). Torch's global random state is seeded
+            for the call, for code that draws from it, and put back.
         init: the initial weights, for the third way.
-        initialise: redraws a whole network in place from a generator.
+        initialise: redraws a network in place, given it and a generator.
 
     Returns: the tensors by name, on the devices that they have in the network, and for each the name of its source.
 
@@ -82,33 +84,51 @@ def fresh_params(
     """
     redrawn = copy.deepcopy(network).cpu()
     generator = torch.Generator().manual_seed(seed_from(seed, "fresh weights"))
-    initialise = initialise or getattr(type(network), "initialise", None)
-    devices = {name: tensor.device for name, tensor in state(network).items()}
+    held, trained = state(redrawn), dict(redrawn.named_parameters())
     draws: dict[str, Tensor] = {}
     sources: dict[str, str] = {}
-    if initialise is not None:
-        initialise(redrawn, generator)
-        draws = dict(state(redrawn))
-        sources = dict.fromkeys(draws, "initialiser")
-    else:
-        wanted = set(state(redrawn))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_from(seed, "reset_parameters"))
-            for path, module in redrawn.named_modules():
-                own = {
-                    **dict(module.named_parameters(path, recurse=False)),
-                    **dict(module.named_buffers(path, recurse=False)),
-                }
-                own = {name: tensor for name, tensor in own.items() if name in wanted and name not in draws}
-                if own and callable(reset := getattr(module, "reset_parameters", None)):
-                    reset()
-                    draws |= {name: tensor.detach().clone() for name, tensor in own.items()}
-                    sources |= dict.fromkeys(own, "reset_parameters")
-        for name in sorted(wanted - set(draws)):
-            if init is not None and name in init:
-                draws[name] = _resample(init[name], generator)
-                sources[name] = "empirical init"
+
+    def draw(redraw: Callable[[], object], source: str, path: str = "") -> None:
+        """Keep what a function sets: it finds the tensors below a module that have no draw yet filled with a mark."""
+        below = [name for name in held if (not path or name.startswith(f"{path}.")) and name not in draws]
+        with torch.no_grad():
+            for name in below:
+                held[name].fill_(_mark(held[name]))
+            if below:
+                redraw()
+        for name in below:
+            tensor = redrawn.get_parameter(name) if name in trained else redrawn.get_buffer(name)
+            if not _is_marked(tensor):
+                draws[name], sources[name] = tensor.detach().clone(), source
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed_from(seed, "global"))
+        if initialise is not None:
+            draw(lambda: initialise(redrawn, generator), "initialiser")
+        elif isinstance(redrawn, Network):
+            draw(lambda: redrawn.initialise(generator), "initialiser")
+        for path, module in redrawn.named_modules():
+            reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+            if callable(reset):
+                draw(reset, "reset_parameters", path)
+    for name, tensor in held.items():
+        if name not in draws and init is not None and name in init:
+            draws[name], sources[name] = _resample(init[name], generator).to(tensor.dtype), "empirical init"
+    devices = {name: tensor.device for name, tensor in state(network).items()}
     return {name: tensor.to(devices[name]) for name, tensor in draws.items()}, sources
+
+
+def _mark(tensor: Tensor) -> float | int | bool:
+    """A value that no initialiser writes: NaN, the smallest integer, or True."""
+    if tensor.is_floating_point():
+        return float("nan")
+    return True if tensor.dtype == torch.bool else torch.iinfo(tensor.dtype).min
+
+
+def _is_marked(tensor: Tensor) -> bool:
+    """Whether a tensor still holds the mark somewhere."""
+    mark = _mark(tensor)
+    return bool((tensor.isnan() if tensor.is_floating_point() else tensor == mark).any())
 
 
 def _resample(values: Tensor, generator: torch.Generator) -> Tensor:
@@ -117,8 +137,8 @@ def _resample(values: Tensor, generator: torch.Generator) -> Tensor:
     return flat[torch.randint(len(flat), flat.shape, generator=generator)].reshape(values.shape)
 
 
-def source_of(layer: Layer, sources: Mapping[str, str]) -> str | None:
-    """The source of a layer's fresh draw: one name, several joined by " + ", or None when a parameter has none."""
-    if any(name not in sources for name in layer.params):
+def source_of(layer: Layer, sources: Mapping[str, str], statistics: Statistics = "keep") -> str | None:
+    """The source of a layer's fresh draw: one name, several joined by " + ", or None when a tensor of it has none."""
+    if any(name not in sources for name in layer.params + (layer.buffers if statistics == "rewind" else ())):
         return None
     return " + ".join(dict.fromkeys(sources[name] for name in layer.params))

@@ -8,15 +8,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from shaketable.data import Data, as_data
+from shaketable.data.data import IGNORED
 from shaketable.errors import InputError
 from shaketable.files import load_tensors
-from shaketable.forward import forward, map_inputs, tensors_of
-from shaketable.identity import fingerprint
+from shaketable.forward import evaluation_mode, forward, map_inputs, tensors_of, usable_device
+from shaketable.identity import digest, fingerprint
 from shaketable.params import Params, aliases, snapshot, state
 from shaketable.perturb import Initialise
 
+SPLITS = ("test", "train")
 Weights = Params | str | Path
 """A state dict, or the path of a file that holds one (safetensors, or a PyTorch file read with ``weights_only=True``)."""
 
@@ -84,15 +87,32 @@ class Study:
             raise InputError(
                 "the network is in training mode, where dropout and batch norm change its answers; call network.eval() first."
             )
+        _refuse_unusable(network)
         set_field = partial(object.__setattr__, self)  # frozen for everybody else
         set_field("network", network)
-        set_field("checkpoints", dict(checkpoints) if isinstance(checkpoints, dict) else checkpoints or {})
-        for epoch in self.checkpoints:
+        if checkpoints is not None and not isinstance(checkpoints, Mapping):
+            kind = type(checkpoints).__name__
+            raise InputError(
+                f"checkpoints is a {kind}; give a mapping from epochs to weights, such as {{0: init, 5: weights}}."
+            )
+        set_field("checkpoints", {} if checkpoints is None else checkpoints)
+        for epoch in (*self.checkpoints, *(() if final_epoch is None else (final_epoch,))):
             if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0:
                 raise InputError(f"checkpoint {epoch!r}: a checkpoint's name is its epoch, a whole number from 0.")
         set_field("final", self._weights(snapshot(network) if final is None else final, "final"))
-        first = init if init is not None else self.checkpoints.get(0)
-        set_field("init", None if first is None else self._weights(first, "init"))
+        first = self._weights(self.checkpoints[0], "checkpoint 0") if 0 in self.checkpoints else None
+        if init is not None:
+            given = self._weights(init, "init")
+            if first is not None and not _equal(given, first):
+                raise InputError("init and checkpoint 0 are the same thing, but differ here; give one of them.")
+            first = given
+        set_field("init", first)
+        last = self.checkpoint(final_epoch) if final_epoch is not None and final_epoch in self.epochs else None
+        if last is not None and not _equal(last, self.final):
+            raise InputError(
+                f"checkpoint {final_epoch} is not the final weights, though final_epoch={final_epoch} says so; "
+                "give the epoch at whose end the final weights were taken, or leave final_epoch out."
+            )
         if self.init is not None and all(
             torch.equal(self.init[n], self.final[n]) for n, _ in network.named_parameters()
         ):
@@ -122,12 +142,13 @@ class Study:
         """
         from shaketable.training import Run
 
+        place = usable_device(device)
         run = Run.open(path)
         dataset = run.dataset(data_root)
         checkpoints = run.checkpoints
         last = max(checkpoints)
         return cls(
-            run.network().to(device).eval(),
+            run.network().to(place).eval(),
             final=checkpoints[last],
             init=checkpoints[0],
             checkpoints=checkpoints,
@@ -142,7 +163,26 @@ class Study:
     @property
     def device(self) -> torch.device:
         """Where the network is; its data and weights are there too."""
-        return next(iter(state(self.network).values())).device
+        return next((tensor.device for tensor in state(self.network).values()), torch.device("cpu"))
+
+    @cached_property
+    def task(self) -> str:
+        """``"classification"``, or ``"language modelling"`` where each example has a row of labels [N, T]."""
+        return "classification" if self._any_data().labels.ndim == 1 else "language modelling"
+
+    @cached_property
+    def forward_fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that name what the network computes: its class, its modules, and the logits of two
+        examples to two digits, so that another forward pass with the same weights is another network."""
+        logits = [f"{value:.2g}" for value in self._logits(self._any_data()).flatten()[:20].tolist()]
+        return digest([type(self.network).__module__, type(self.network).__qualname__, repr(self.network), logits])
+
+    def __repr__(self) -> str:
+        size = sum(parameter.numel() for parameter in self.network.parameters())
+        data = ", ".join(
+            f"{len(self.data(split)):,} {split} examples" for split in SPLITS if getattr(self, split) is not None
+        )
+        return f"<Study of {self.name}: {size:,} parameters, checkpoints {list(self.epochs)}, {data or 'no data'}>"
 
     @cached_property
     def epochs(self) -> tuple[int, ...]:
@@ -178,7 +218,7 @@ class Study:
         Raises:
             InputError: the study was made without them.
         """
-        found = getattr(self, split) if split in ("train", "test") else None
+        found = getattr(self, split) if split in SPLITS else None
         if found is None:
             raise InputError(f"the study has no {split} data; make it with {split}=(inputs, labels).")
         return found
@@ -192,15 +232,26 @@ class Study:
         return self.data("test" if self.test is not None else "train")
 
     def _logits(self, data: Data) -> Tensor:
-        """Logits of the first two examples."""
-        with torch.no_grad():
-            return forward(self.network, map_inputs(lambda tensor: tensor[:2], data.inputs))
+        """Logits of the first two examples, by the final weights."""
+        with evaluation_mode(self.network), torch.no_grad():
+            return forward(self.network, map_inputs(lambda tensor: tensor[:2], data.inputs), self.final)
 
     def _weights(self, weights: Weights, what: str) -> dict[str, Tensor]:
         """A state dict that fits the network, on its device, tied weights once."""
+        from_file = isinstance(weights, str | Path)
+        where = f"{what} ({weights})" if from_file else what
+        if not from_file and not isinstance(weights, Mapping):
+            raise InputError(
+                f"{where} is a {type(weights).__name__}; give a state dict, or the path of a file that holds one."
+            )
         given = load_tensors(weights) if isinstance(weights, str | Path) else dict(weights)
-        where = f"{what} ({weights})" if isinstance(weights, str | Path) else what
+        for name, tensor in given.items():
+            if not isinstance(tensor, Tensor):
+                raise InputError(f"{where}: {name!r} is a {type(tensor).__name__}; a state dict holds torch tensors.")
         wanted = state(self.network)
+        prefix = "module."  # DataParallel and its like put it before every name
+        if given and all(name.startswith(prefix) for name in given) and not any(n.startswith(prefix) for n in wanted):
+            given = {name.removeprefix(prefix): tensor for name, tensor in given.items()}
         for alias, kept in aliases(self.network).items():
             tied = given.pop(alias, None)
             if tied is not None and not torch.equal(tied, given.setdefault(kept, tied)):
@@ -221,8 +272,13 @@ class Study:
                     f"{where}: {name!r} has shape {list(given[name].shape)}, the network's has {list(tensor.shape)}; "
                     "build the network with the arguments that it was trained with."
                 )
-        _refuse_not_finite(given, where)
-        return {name: given[name].detach().to(tensor.device, tensor.dtype) for name, tensor in wanted.items()}
+        # a copy: the study stays as it is when the caller's tensors change
+        kept = {
+            name: given[name].detach().to(tensor.device, tensor.dtype, copy=not from_file)
+            for name, tensor in wanted.items()
+        }
+        _refuse_not_finite(kept, {name for name, _ in self.network.named_parameters()}, where)
+        return kept
 
     def _data(self, given: Any, split: str) -> Data:
         """Data on the network's device that the network accepts."""
@@ -241,6 +297,13 @@ class Study:
             raise InputError(
                 f"the network does not accept one example of the {split} data ({shapes}): {reason}"
             ) from error
+        if logits.shape[:-1] != data.labels[:2].shape:
+            raise InputError(
+                f"{split} data: the network gives logits of shape {list(logits.shape)} for two examples with labels of shape "
+                f"{list(data.labels[:2].shape)}; it must give one row of class scores per label."
+            )
+        if not (data.labels != IGNORED).any():
+            raise InputError(f"{split} data: every label is {IGNORED}, which means left out; give data with labels.")
         highest, classes = int(data.labels.max()), int(logits.shape[-1])
         if highest >= classes:
             where = (data.labels == highest).nonzero()[0].tolist()
@@ -257,11 +320,29 @@ def _some(names: list[str]) -> str:
     return ", ".join(repr(name) for name in names[:3]) + more
 
 
-def _refuse_not_finite(weights: Params, where: str) -> None:
-    """One error that names the first tensor with a NaN or infinite value."""
-    for name, tensor in weights.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            count = int((~tensor.isfinite()).sum())
+def _equal(one: Params, other: Params) -> bool:
+    """Whether two sets of weights are the same, bit for bit."""
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def _refuse_unusable(network: nn.Module) -> None:
+    """One error for a network whose weights cannot be perturbed."""
+    for name, parameter in network.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
             raise InputError(
-                f"{where}: {name!r} has {count} NaN or infinite values; training diverged, or the file is damaged."
+                f"{name!r} has no shape yet; run one batch through the network, so that its lazy modules get theirs."
+            )
+        if parameter.is_complex():
+            raise InputError(f"{name!r} is complex; networks with complex parameters are not supported.")
+
+
+def _refuse_not_finite(weights: Params, parameters: set[str], where: str) -> None:
+    """One error that names the first tensor with a NaN, or the first parameter with an infinite value."""
+    for name, tensor in weights.items():
+        if not tensor.is_floating_point():
+            continue
+        bad = ~tensor.isfinite() if name in parameters else tensor.isnan()  # a buffer may be a mask of -inf
+        if bad.any():
+            raise InputError(
+                f"{where}: {name!r} has {int(bad.sum())} NaN or infinite values; training diverged, or the file is damaged."
             )

@@ -264,7 +264,7 @@ def status(name: str, root: str | os.PathLike[str] | None = None) -> tuple[str, 
     folder = root or os.environ.get(ROOT_VARIABLE)
     if not folder:
         return "missing", "no data root was given"
-    found, detail = _locate(name, Path(folder))
+    found, detail = _locate(name, Path(folder).expanduser())
     return ("ready", str(found.place)) if found else ("missing", detail)
 
 
@@ -276,7 +276,7 @@ def data_root(name: str, root: str | os.PathLike[str] | None) -> Path:
             f"{name} is read from files: say where with --data-root (root=...) or {ROOT_VARIABLE}, "
             f"or download it with `shaketable data fetch {name} --data-root DIR`."
         )
-    return Path(folder)
+    return Path(folder).expanduser()
 
 
 def _read(name: str, root: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -369,12 +369,6 @@ def _archive_contents(found: _Found) -> dict[str, bytes]:
     if missing := [member for member, file in wanted.items() if file not in contents]:
         raise InputError(f"{found.place}: has no file {missing[0]} in it; delete it and fetch it again.")
     return contents
-
-
-def _scaled(images: Tensor, white: int, pad: int) -> Tensor:
-    """Pixels in [0, 1] with a black border."""
-    scaled = images.float().div_(white)
-    return F.pad(scaled, (pad,) * 4) if pad else scaled
 
 
 def _digits(seed: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

@@ -54,19 +54,22 @@ class Cells:
             self._file.flush()
 
     def _read(self, path: Path, identity: str) -> None:
-        """Rows of an earlier run; a last line that was cut short is removed from the file."""
+        """Rows of an earlier run, up to the first line that is not whole; the file is cut off there."""
         if not path.exists():
             return
-        lines = path.read_bytes().split(b"\n")
-        whole = lines[:-1]  # what follows the last newline was not written whole
-        if whole:
+        kept = 0
+        for number, line in enumerate(
+            path.read_bytes().split(b"\n")[:-1]
+        ):  # what follows the last newline is not whole
             try:
-                records = [json.loads(line) for line in whole]
-            except ValueError as error:
-                raise InputError(f"{path}: is damaged ({error}); delete it, and the table is computed anew.") from error
-            if records[0] != {"identity": identity}:
+                record = json.loads(line)
+                if number:
+                    self._found[record["key"]] = record["cell"]
+            except (ValueError, KeyError, TypeError):  # the machine went down while this was written
+                break
+            if not number and record != {"identity": identity}:
                 raise InputError(
                     f"{path}: belongs to other weights, data or arguments; delete it or choose another folder."
                 )
-            self._found = {record["key"]: record["cell"] for record in records[1:]}
-        os.truncate(path, sum(len(line) + 1 for line in whole))
+            kept += len(line) + 1
+        os.truncate(path, kept)

@@ -70,7 +70,7 @@ def distance_rows(
             "checkpoint": checkpoint,
             "draw": draw,
         }
-        | _norms([final[name] - other[name].to(final[name].device) for name in layer.params])
+        | _norms([final[name].double() - other[name].to(final[name].device).double() for name in layer.params])
         for position, layer in enumerate(found)
         if all(name in other for name in layer.params)
     ]
@@ -83,7 +83,7 @@ def table(rows: Iterable[Mapping[str, object]]) -> pl.DataFrame:
 
 
 def _norms(differences: list[Tensor]) -> dict[str, float | int]:
-    vector = torch.cat([difference.double().flatten() for difference in differences])
+    vector = torch.cat([difference.flatten() for difference in differences])
     dimension = len(vector)
     return {
         "dimension": dimension,

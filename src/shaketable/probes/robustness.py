@@ -7,31 +7,32 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 import torch
+from torch import Tensor
 
 from shaketable import __version__
+from shaketable.data import Data
 from shaketable.errors import InputError
 from shaketable.evaluate import evaluate
-from shaketable.files import write_atomically, write_text
-from shaketable.identity import digest, seed_from
+from shaketable.files import locked, write_atomically, write_text
+from shaketable.identity import digest, fingerprint, seed_from
 from shaketable.params import Grouping, Layer, Params, layers
 from shaketable.perturb import Statistics, fresh_params, replace_layer, source_of
 from shaketable.probes.cells import Cell, Cells
 from shaketable.probes.distances import distance_rows
 from shaketable.probes.distances import table as distance_table
 from shaketable.progress import progress
-from shaketable.study import Study
+from shaketable.study import SPLITS, Study
 
-VERSION = 1
+VERSION = 2
 FULL_MODEL = "full model"
 NO_INIT = "the study has no initial weights; make it with init"
 NO_DISTRIBUTION = (
     "a module of it has no reset_parameters and there are no initial weights; make the study with init or initialise"
 )
-Split = Literal["test", "train"]
 SCHEMA = {
     "layer": pl.String,
     "position": pl.Int64,
@@ -84,12 +85,16 @@ class Robustness:
         """Mean and standard deviation over draws: one row per layer, perturbation, checkpoint and split.
 
         Returns: ``error``, ``loss``, ``accuracy_drop`` are means; ``error_std``, ``loss_std``, ``accuracy_drop_std`` are
-            standard deviations over draws (divisor draws - 1; null for a single one).
+            standard deviations over draws (divisor draws - 1; null for a single one). Where a draw has no number
+            (a loss that is not finite) neither has the mean.
         """
         keys = ["layer", "position", "kind", "parameters", "perturbation", "checkpoint", "split"]
         numbers = ["error", "loss", "accuracy_drop"]
-        means = [pl.col(name).mean() for name in numbers]
-        deviations = [pl.col(name).std(ddof=1).alias(f"{name}_std") for name in numbers]
+        whole = {
+            name: pl.when(pl.col(name).null_count() == 0) for name in numbers
+        }  # never a mean over some of the draws
+        means = [whole[name].then(pl.col(name).mean()).alias(name) for name in numbers]
+        deviations = [whole[name].then(pl.col(name).std(ddof=1)).alias(f"{name}_std") for name in numbers]
         facts = [pl.len().alias("draws"), *means, *deviations, pl.col("distribution").first()]
         facts += [pl.col("status").sort_by(pl.col("status") == "ok").first(), pl.col("reason").drop_nulls().first()]
         return self.table.group_by(keys, maintain_order=True).agg(facts)
@@ -159,10 +164,14 @@ class Robustness:
         folder = Path(folder)
         if not (folder / "provenance.json").is_file():
             raise InputError(f"{folder}: holds no robustness result; make one with `shaketable robustness RUN`.")
-        facts = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-        table, distances = (pl.read_parquet(folder / f"{name}.parquet") for name in ("robustness", "distances"))
-        history = pl.read_parquet(folder / "history.parquet") if (folder / "history.parquet").is_file() else None
-        return cls(table, distances, facts["robust"], facts["critical"], facts["provenance"], history)
+        try:
+            facts = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+            table, distances = (pl.read_parquet(folder / f"{name}.parquet") for name in ("robustness", "distances"))
+            history = pl.read_parquet(folder / "history.parquet") if (folder / "history.parquet").is_file() else None
+            return cls(table, distances, facts["robust"], facts["critical"], facts["provenance"], history)
+        except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"{folder}: is damaged ({reason}); delete it, and measure anew.") from error
 
     def to_pandas(self) -> Any:
         """The table as a pandas DataFrame (extra ``shaketable[pandas]``)."""
@@ -186,7 +195,7 @@ def robustness(
     *,
     checkpoints: Iterable[int] | None = None,
     draws: int = 5,
-    splits: Sequence[Split] | None = None,
+    splits: Sequence[str] | None = None,
     statistics: Statistics = "keep",
     robust: float = 0.05,
     critical: float = 0.25,
@@ -241,100 +250,30 @@ def robustness(
     References: Zhang, Bengio, Singer, "Are All Layers Created Equal?", JMLR 2022, sections 2 and 3.
     """
     started = time.monotonic()
+    _check_numbers(draws=draws, batch_size=batch_size, seed=seed, robust=robust, critical=critical)
     if not 0 <= robust < critical <= 1:
         raise InputError(f"thresholds robust={robust} and critical={critical}: need 0 <= robust < critical <= 1.")
     if draws < 0 or batch_size < 1:
         raise InputError(f"draws={draws}, batch_size={batch_size}: draws must be at least 0 and batch_size at least 1.")
-    chosen: Sequence[Split] = splits or [split for split in ("test", "train") if getattr(study, split) is not None]
+    if isinstance(splits, str) or not set(splits or ()) <= set(SPLITS):
+        raise InputError(f"splits={splits!r}: give a list of 'test' and 'train'.")
+    if statistics not in ("keep", "rewind"):
+        raise InputError(f"unknown statistics={statistics!r}; use 'keep' or 'rewind'.")
+    chosen = tuple(dict.fromkeys(splits or [split for split in SPLITS if getattr(study, split) is not None]))
     if not chosen:
         raise InputError("the study has no data; make it with test=(inputs, labels), train=(inputs, labels), or both.")
     data = {split: study.data(split) for split in chosen}
     found = layers(study.network, by, study.example_inputs())
-    epochs = tuple(sorted(set(study.epochs if checkpoints is None else checkpoints)))
-    for epoch in set(epochs) - set(study.epochs):
-        study.checkpoint(epoch)  # says which there are
-    identity = {
-        "probe": "robustness",
-        "version": VERSION,
-        "weights": study.weights_fingerprint,
-        "data": {split: data[split].fingerprint() for split in chosen},
-        "layers": [[layer.name, layer.params, layer.buffers] for layer in found],
-        "checkpoints": epochs,
-        "draws": draws,
-        "statistics": statistics,
-        "seed": seed,
-    }
-    if store is not None and (finished := Path(store) / digest(identity) / "provenance.json").is_file():
-        return replace(Robustness.load(finished.parent), robust=robust, critical=critical)
-
-    folder = None if store is None else Path(store) / digest(identity)
-    sizes = {layer.name: sum(study.final[name].numel() for name in layer.params) for layer in found}
-    rows: list[Cell] = []
-    distance: list[dict[str, object]] = []
-
-    def row(layer: Layer | None, perturbation: str, checkpoint: int | None = None, draw: int | None = None) -> Cell:
-        """What a row says before anything is measured."""
-        if layer is None:
-            size = sum(parameter.numel() for parameter in study.network.parameters())
-            facts = {"layer": FULL_MODEL, "position": -1, "kind": type(study.network).__name__, "parameters": size}
-        else:
-            facts = {
-                "layer": layer.name,
-                "position": found.index(layer),
-                "kind": layer.kind,
-                "parameters": sizes[layer.name],
-            }
-        return facts | {"perturbation": perturbation, "checkpoint": checkpoint, "draw": draw, "status": "ok"}
-
-    def measure(params: Params, what: Cell) -> None:
-        """Rows of one variant, one a split."""
-        for split in chosen:
-            if what["checkpoint"] == study.final_epoch and what["perturbation"] != "rerandomise":
-                sums = baseline[split]  # a layer taken from the final checkpoint is the final network
-            else:
-                key = json.dumps([what["layer"], what["perturbation"], what["checkpoint"], what["draw"], split])
-                sums = cells.get(
-                    key, lambda split=split: vars(evaluate(study.network, params, data[split], batch_size))
-                )
-            rows.append(what | {"split": split} | _numbers(sums, baseline[split]))
-            advance(1, f"{what['layer']}, {what['perturbation']}")
-
-    total = len(chosen) * ((len(found) + 1) * len(epochs) + len(found) * draws + (study.final_epoch not in epochs))
-    with Cells(folder and folder / "cells.jsonl", digest(identity)) as cells, progress("robustness", total) as advance:
-        baseline = {
-            split: cells.get(
-                f"final {split}",
-                lambda split=split: vars(evaluate(study.network, study.final, data[split], batch_size)),
-            )
-            for split in chosen
-        }
-        if study.final_epoch not in epochs:
-            measure(study.final, row(None, "none", study.final_epoch))
-        for epoch in epochs:
-            weights = study.checkpoint(epoch)
-            distance += distance_rows(study.final, weights, found, checkpoint=epoch)
-            measure(weights, row(None, "none", epoch))
-            for layer in found:
-                measure(replace_layer(study.final, layer, weights, statistics), row(layer, "reinitialise", epoch))
-        for draw in range(draws):
-            fresh, sources = fresh_params(study.network, seed_from(seed, "draw", draw), study.init, study.initialise)
-            distance += distance_rows(study.final, fresh, found, draw=draw)
-            for layer in found:
-                what = row(layer, "rerandomise", draw=draw) | {"distribution": source_of(layer, sources)}
-                if what["distribution"] is None:
-                    rows += [what | {"split": split} | _unavailable(NO_DISTRIBUTION) for split in chosen]
-                else:
-                    measure(replace_layer(study.final, layer, fresh, statistics), what)
-    if study.init is None:
-        rows += [
-            row(layer, "reinitialise", 0) | {"split": split} | _unavailable(NO_INIT)
-            for layer in found
-            for split in chosen
-        ]
-
-    provenance = {
+    if any(layer.name == FULL_MODEL for layer in found):
+        raise InputError(
+            f"no layer may be called {FULL_MODEL!r}: that is the name of the reference rows; rename yours."
+        )
+    epochs = _epochs(study, checkpoints)
+    plan = _Plan(study, data, found, epochs, draws, statistics, seed, batch_size)
+    facts = {
         "name": study.name,
         "network": type(study.network).__name__,
+        "task": study.task,
         "classes": study.classes,
         "layers_by": by if isinstance(by, str) else "your own",
         "checkpoints": epochs,
@@ -348,19 +287,163 @@ def robustness(
         "python": platform.python_version(),
         "device": str(study.device),
         "weights": study.weights_fingerprint,
-        "data": identity["data"],
-        "result": digest(identity),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.monotonic() - started, 2),
         **study.provenance,
     }
+    if store is None:
+        rows, distance = plan.measure(Cells(None, ""))
+        return _result(rows, distance, robust, critical, facts | _when(started), study.history)
+    identity = plan.identity()
+    folder = Path(store).expanduser() / digest(identity)
+    facts |= {"data": identity["data"], "result": digest(identity)}
+    with locked(folder):
+        if (folder / "provenance.json").is_file():
+            kept = Robustness.load(folder)
+            when = {name: kept.provenance[name] for name in ("created", "seconds")}
+            result = replace(kept, robust=robust, critical=critical, provenance=facts | when, history=study.history)
+        else:
+            with Cells(folder / "cells.jsonl", digest(identity)) as cells:
+                rows, distance = plan.measure(cells)
+            result = _result(rows, distance, robust, critical, facts | _when(started), study.history)
+        result.save(folder)
+        (folder / "cells.jsonl").unlink(missing_ok=True)
+    return result
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is measured: everything that decides a number, and nothing else."""
+
+    study: Study
+    data: dict[str, Data]
+    layers: tuple[Layer, ...]
+    epochs: tuple[int, ...]
+    draws: int
+    statistics: Statistics
+    seed: int
+    batch_size: int
+
+    def identity(self) -> dict[str, Any]:
+        """What the numbers are the numbers of, as plain values."""
+        study = self.study
+        return {
+            "probe": "robustness",
+            "version": VERSION,
+            "forward": study.forward_fingerprint,
+            "weights": study.weights_fingerprint,
+            "checkpoints": {epoch: fingerprint(study.checkpoint(epoch)) for epoch in self.epochs},
+            "final_epoch": study.final_epoch,
+            "data": {split: data.fingerprint() for split, data in self.data.items()},
+            "layers": [[layer.name, layer.params, layer.buffers] for layer in self.layers],
+            "draws": self.draws,
+            "first_draw": fingerprint(self.fresh(0)[0]) if self.draws else None,
+            "statistics": self.statistics,
+            "seed": self.seed,
+        }
+
+    def fresh(self, draw: int) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """One fresh draw of the whole network; more draws keep the earlier ones."""
+        study = self.study
+        return fresh_params(study.network, seed_from(self.seed, "draw", draw), study.init, study.initialise)
+
+    def measure(self, cells: Cells) -> tuple[list[Cell], list[dict[str, Any]]]:
+        """All rows of the table, and all rows of distances."""
+        study, rows, distance = self.study, [], []
+        variants = len(self.epochs) * (len(self.layers) + 1) + self.draws * len(self.layers)
+        total = len(self.data) * (variants + (study.final_epoch not in self.epochs))
+        with progress("robustness", total) as advance:
+
+            def add(params: Params, what: Cell) -> None:
+                for split in self.data:
+                    final = self._sums(cells, study.final, {"layer": FULL_MODEL, "perturbation": "final"}, split)
+                    is_final = what["checkpoint"] == study.final_epoch and what["perturbation"] != "rerandomise"
+                    sums = final if is_final else self._sums(cells, params, what, split)
+                    rows.append(what | {"split": split} | _numbers(sums, final))
+                    advance(1, f"{what['layer']}, {what['perturbation']}")
+
+            if study.final_epoch not in self.epochs:
+                add(study.final, self._row(None, "none", study.final_epoch))
+            for epoch in self.epochs:
+                weights = study.checkpoint(epoch)
+                distance += distance_rows(study.final, weights, self.layers, checkpoint=epoch)
+                add(weights, self._row(None, "none", epoch))
+                for layer in self.layers:
+                    rewound = replace_layer(study.final, layer, weights, self.statistics)
+                    add(rewound, self._row(layer, "reinitialise", epoch))
+            for draw in range(self.draws):
+                fresh, sources = self.fresh(draw)
+                distance += distance_rows(study.final, fresh, self.layers, draw=draw)
+                for layer in self.layers:
+                    source = source_of(layer, sources, self.statistics)
+                    what = self._row(layer, "rerandomise", draw=draw) | {"distribution": source}
+                    if source is None:
+                        rows += self._unavailable(what, NO_DISTRIBUTION)
+                    else:
+                        add(replace_layer(study.final, layer, fresh, self.statistics), what)
+        if study.init is None:
+            for layer in self.layers:
+                rows += self._unavailable(self._row(layer, "reinitialise", 0), NO_INIT)
+        return rows, distance
+
+    def _sums(self, cells: Cells, params: Params, what: Cell, split: str) -> Cell:
+        """The sums of a variant on a split: kept, or computed now."""
+        key = json.dumps([what["layer"], what["perturbation"], what.get("checkpoint"), what.get("draw"), split])
+        return cells.get(key, lambda: vars(evaluate(self.study.network, params, self.data[split], self.batch_size)))
+
+    def _row(
+        self, layer: Layer | None, perturbation: str, checkpoint: int | None = None, draw: int | None = None
+    ) -> Cell:
+        """What a row says before anything is measured."""
+        network, final = self.study.network, self.study.final
+        if layer is None:
+            size = sum(parameter.numel() for parameter in network.parameters())
+            facts = {"layer": FULL_MODEL, "position": -1, "kind": type(network).__name__, "parameters": size}
+        else:
+            size = sum(final[name].numel() for name in layer.params)
+            facts = {"layer": layer.name, "position": self.layers.index(layer), "kind": layer.kind, "parameters": size}
+        return facts | {"perturbation": perturbation, "checkpoint": checkpoint, "draw": draw, "status": "ok"}
+
+    def _unavailable(self, what: Cell, reason: str) -> list[Cell]:
+        """Rows that could not be computed, one a split."""
+        return [what | {"split": split, "status": "unavailable", "reason": reason} for split in self.data]
+
+
+def _epochs(study: Study, checkpoints: Iterable[int] | None) -> tuple[int, ...]:
+    """The checkpoints to re-initialise to, ascending."""
+    if checkpoints is None:
+        return study.epochs
+    if isinstance(checkpoints, int | str) or not all(isinstance(epoch, int) for epoch in checkpoints):
+        raise InputError(f"checkpoints={checkpoints!r}: give a list of epochs, such as [0, 1, 10].")
+    for epoch in set(checkpoints) - set(study.epochs):
+        study.checkpoint(epoch)  # says which there are
+    return tuple(sorted(set(checkpoints)))
+
+
+def _check_numbers(**numbers: Any) -> None:
+    """An error for an argument that is no number, or no whole one where it must be."""
+    for name, value in numbers.items():
+        whole = name in ("draws", "batch_size", "seed")
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            raise InputError(f"{name}={value!r}: give a {'whole ' if whole else ''}number.")
+
+
+def _when(started: float) -> dict[str, Any]:
+    """When a result was made, and how long it took."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"created": now, "seconds": round(time.monotonic() - started, 2)}
+
+
+def _result(
+    rows: list[Cell],
+    distance: list[dict[str, Any]],
+    robust: float,
+    critical: float,
+    provenance: dict[str, Any],
+    history: pl.DataFrame | None,
+) -> Robustness:
+    """Rows as tables: layers in forward order, the full model first."""
     order = ["position", "perturbation", "checkpoint", "draw"]
     frame = pl.DataFrame([dict.fromkeys(SCHEMA) | row for row in rows], schema=SCHEMA).sort(order, maintain_order=True)
-    result = Robustness(frame, distance_table(distance), robust, critical, provenance, study.history)
-    if folder is not None:
-        result.save(folder)
-        (folder / "cells.jsonl").unlink()
-    return result
+    return Robustness(frame, distance_table(distance), robust, critical, provenance, history)
 
 
 def _numbers(sums: Cell, baseline: Cell) -> Cell:
@@ -376,8 +459,3 @@ def _numbers(sums: Cell, baseline: Cell) -> Cell:
     }
     reason = f"{not_finite} examples have NaN or infinite logits; they count as errors"
     return numbers | ({"status": "not finite", "reason": reason} if not_finite else {})
-
-
-def _unavailable(reason: str) -> Cell:
-    """A row that could not be computed."""
-    return {"status": "unavailable", "reason": reason}

@@ -1,8 +1,7 @@
-"""What a run leaves on disk so that it can be killed at any moment and go on: one state file, and a lock."""
+"""What a run leaves on disk so that it can be killed at any moment and go on: one state file."""
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from shaketable import identity
-from shaketable.errors import InputError, RunError
+from shaketable.errors import InputError
 from shaketable.files import load_metadata, load_tensors, save_tensors
 from shaketable.params import Params
 
@@ -66,21 +65,3 @@ def _plain(path: Path) -> tuple[dict[str, Any], str]:
         return json.loads(metadata["state"]), metadata["fingerprint"]
     except (InputError, KeyError, ValueError) as error:
         raise InputError(f"{path}: damaged, or not the state of a run ({error}); {_ADVICE}") from error
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a run's folder alone; the system drops the lock with the process, however that ends. POSIX only."""
-    import fcntl
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RunError(
-                f"{folder}: another process is training this run; wait for it, or change the recipe."
-            ) from error
-        for left in folder.rglob(".*.part*"):  # what a killed process was writing
-            left.unlink()
-        yield

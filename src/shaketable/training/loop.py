@@ -12,6 +12,7 @@ from shaketable import params
 from shaketable.data.augmentation import Augmentation
 from shaketable.data.data import IGNORED, Data
 from shaketable.errors import InputError
+from shaketable.evaluate import rows
 from shaketable.forward import Inputs, forward, map_inputs
 from shaketable.identity import generator_from, seed_from
 from shaketable.training.recipe import Recipe, learning_rate
@@ -64,7 +65,7 @@ class Trainer:
                     inputs = map_inputs(lambda images: augment(images, draws), inputs)
                 with low:
                     logits = self._logits(inputs)
-                logits, labels = _flat(logits.float(), labels)
+                logits, labels = rows(logits, labels)
                 loss = cross_entropy(logits, labels, ignore_index=IGNORED)
                 self.optimiser.zero_grad(set_to_none=True)
                 self.scaler.scale(loss).backward()
@@ -130,11 +131,6 @@ def freeze(network: nn.Module, names: Sequence[str]) -> list[nn.Module]:
             named[param].requires_grad_(False)
         keeping += [network.get_submodule(path) for path in {path.rpartition(".")[0] for path in known[name].buffers}]
     return keeping
-
-
-def _flat(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [M, classes] and labels [M] of all examples, or of all positions of all examples."""
-    return logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
 
 
 @contextmanager

@@ -20,9 +20,10 @@ from shaketable.data import Dataset
 from shaketable.data.augmentation import Augmentation
 from shaketable.errors import InputError, RunError
 from shaketable.evaluate import evaluate
-from shaketable.files import save_tensors, write_atomically, write_text
+from shaketable.files import locked, save_tensors, write_atomically, write_text
+from shaketable.forward import usable_device
 from shaketable.progress import progress
-from shaketable.training.checkpoints import HISTORY, State, load_plain, locked
+from shaketable.training.checkpoints import HISTORY, State, load_plain
 from shaketable.training.loop import Trainer
 from shaketable.training.recipe import Recipe, learning_rate
 from shaketable.training.trajectory import Checkpoints
@@ -101,8 +102,19 @@ class Run:
         return network.eval()
 
     def dataset(self, data_root: str | Path | None = None) -> Dataset:
-        """The data of the run, with the labels corrupted as they were in training."""
-        return dataset_of(self.recipe, data_root)
+        """The data of the run, with the labels corrupted as they were in training.
+
+        Raises:
+            InputError: the data are missing, or are not those that the run was trained on.
+        """
+        dataset, about = dataset_of(self.recipe, data_root), load_plain(self.state_path)["about"]
+        for split, found in (("train", dataset.train), ("test", dataset.test)):
+            if found.fingerprint() != about[split]:
+                raise InputError(
+                    f"{self.path}: {self.recipe.data!r} has other {split} data now than when this run was trained; "
+                    "give the data root that it was trained with."
+                )
+        return dataset
 
 
 def train(
@@ -147,12 +159,14 @@ def train(
     Deviates: ``stop_below`` tests the loss of the whole training set at the end of an epoch, without augmentation, in
     evaluation mode and on corrupted labels where there are such; Chatterji et al. do not say which loss they tested.
     """
-    folder = Path(out) / recipe.folder_name
+    if not isinstance(recipe, Recipe):
+        raise InputError(f"recipe is a {type(recipe).__name__}; give a Recipe, such as Recipe(network='fcn-3x256').")
+    folder = Path(out).expanduser() / recipe.folder_name
     run = Run(folder)
     if run.finished:
         _claim(run, recipe)
         return run
-    device = _usable(device)
+    device = usable_device(device)
     dataset = dataset_of(recipe, data_root)  # what can be wrong with a recipe shows before there is a folder
     about = {
         "input_shape": list(dataset.input_shape),
@@ -303,21 +317,6 @@ def _load(network: nn.Module, weights: params.Params) -> None:
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(weights[name])
-
-
-def _usable(device: str | torch.device) -> torch.device:
-    """The device, if it is there."""
-    try:
-        device = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"device {device!r} is unknown; give 'cpu', 'cuda' or 'cuda:<number>'.") from error
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"device '{device}' is not supported; give 'cpu', 'cuda' or 'cuda:<number>'.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"device '{device}' is not there: torch sees {torch.cuda.device_count()} CUDA devices; use 'cpu'."
-        )
-    return device
 
 
 def _claim(run: Run, recipe: Recipe) -> None:
