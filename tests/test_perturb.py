@@ -59,8 +59,8 @@ def test_a_given_initialiser_comes_first_and_what_it_leaves_out_falls_to_the_nex
 
 
 def test_an_initialiser_that_draws_from_the_global_state_repeats_and_leaves_that_state_alone():
-    before = torch.random.get_rng_state()
-    draws = [fresh_params(nn.Linear(2, 2), s, initialise=lambda n, g: nn.init.normal_(n.weight))[0] for s in (1, 1, 2)]
+    network, before = nn.Linear(2, 2), torch.random.get_rng_state()
+    draws = [fresh_params(network, s, initialise=lambda n, g: nn.init.normal_(n.weight))[0] for s in (1, 1, 2)]
     assert torch.equal(before, torch.random.get_rng_state())
     assert torch.equal(draws[0]["weight"], draws[1]["weight"])
     assert not torch.equal(draws[0]["weight"], draws[2]["weight"])

@@ -110,6 +110,7 @@ def robustness_curves(
     split: str = "test",
     quantity: Literal["error", "loss", "accuracy_drop"] = "error",
     title: str | None = None,
+    final: int | None = None,
 ) -> alt.LayerChart:
     """The heat map's numbers as curves over the layers, in the form of appendix E of the paper.
 
@@ -122,6 +123,7 @@ def robustness_curves(
         split: ``"test"`` or ``"train"``.
         quantity: ``"error"``, ``"loss"`` or ``"accuracy_drop"``.
         title: the figure's title; none by default.
+        final: the epoch of the final network; the last column by default.
 
     Returns:
         An Altair chart.
@@ -141,7 +143,8 @@ def robustness_curves(
     def part(name: str, where: str) -> alt.Chart:
         return alt.Chart().transform_filter(where).properties(name=name)
 
-    reference = part("final", f"datum.reference && datum.column === '{columns[-1]}'")
+    last = columns[-1] if final is None else str(final)
+    reference = part("final", f"datum.reference && datum.column === '{last}'")
     drawn = [reference.mark_rule(strokeDash=[5, 4], color=GREY).encode(y=y, tooltip=_tooltip(split))]
     if checkpoints:
         legend = alt.Legend(title=["re-initialised", "to checkpoint"], columns=1 if len(checkpoints) <= 14 else 2)

@@ -55,7 +55,7 @@ def test_without_initial_weights_the_verdict_rests_on_rerandomisation(build: Any
     table = result.table.filter(pl.col("perturbation") != "reinitialise")
     first, _ = paragraphs(type(result)(table, result.distances, 0.05, 0.25, result.provenance), "test")
     assert "when that layer alone is re-randomised" in first
-    assert first.endswith("Re-initialisation could not be measured.")
+    assert first.endswith("Re-initialisation to checkpoint 0 was not asked for.")
 
 
 def test_a_network_no_better_than_guessing_is_said_to_be_so(build: Any) -> None:

@@ -1,6 +1,8 @@
 """The commands that say what there is: data and networks."""
 
-from cyclopts import App
+from typing import Annotated
+
+from cyclopts import App, Parameter
 
 from shaketable.cli.terminal import Json, Pairs, Root, app, finish, pairs, table
 
@@ -54,7 +56,7 @@ def fetch(name: str, *, data_root: Root = None, json: Json = False) -> None:
 def networks_(
     name: str | None = None,
     *,
-    shape: tuple[int, int, int] = (3, 32, 32),
+    shape: Annotated[list[int] | None, Parameter(negative=(), consume_multiple=True)] = None,
     classes: int = 10,
     network_arg: Pairs = None,
     by: str = "block",
@@ -67,7 +69,7 @@ def networks_(
     name
         Such as vgg16; without it the families are listed.
     shape
-        Channels, height and width of an image.
+        Channels, height and width of an image (a fully connected network takes any shape); default 3 32 32.
     classes
         Number of classes.
     network_arg
@@ -84,7 +86,7 @@ def networks_(
         return
     from shaketable.params import layers
 
-    network = construct(name, shape, classes, **(pairs(network_arg, "--network-arg") or {}))
+    network = construct(name, tuple(shape or (3, 32, 32)), classes, **(pairs(network_arg, "--network-arg") or {}))
     sizes = {key: parameter.numel() for key, parameter in network.named_parameters()}
     found = [(layer.name, layer.kind, sum(sizes[key] for key in layer.params)) for layer in layers(network, by)]
     answer = {

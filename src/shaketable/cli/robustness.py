@@ -33,6 +33,7 @@ def demo(*, out: Path = Path("demo"), seed: int = 0, json: Json = False) -> None
     seed
         Of initial weights, order of examples, and fresh draws.
     """
+    from shaketable.report import write_report
     from shaketable.study import Study
     from shaketable.training import train
     from shaketable.training.recipes import named
@@ -41,7 +42,7 @@ def demo(*, out: Path = Path("demo"), seed: int = 0, json: Json = False) -> None
     run = train(named("demo", seed=seed), out=out)
     study = Study.from_run(run.path)
     result = _robustness(study, run.path, seed=seed)
-    report = _write_report(result, run.path / "report.html")
+    report = write_report(result, run.path / "report.html")
     answer = _answer(result, report) | {"run": str(run.path), "seconds": round(time.monotonic() - started, 1)}
     finish(answer, _told(result, report), json)
 
@@ -123,10 +124,16 @@ def robustness_(
         Where results go; default RUN, or the folder robustness.
     """
     from shaketable.errors import InputError
+    from shaketable.report import write_report
     from shaketable.study import Study
 
     if (run is None) == (network is None):
         raise InputError("give either the folder of a run, or --network with --final and --data.")
+    foreign = {"--final": final, "--init": init, "--weights": weights, "--data": data, "--data-arg": data_arg}
+    foreign["--network-arg"] = network_arg
+    needless = [name for name, value in foreign.items() if run is not None and value is not None]
+    if needless:
+        raise InputError(f"{needless[0]} goes with --network; the run {run} brings its own.")
     if run is not None:
         study = Study.from_run(run, data_root, device)
     else:
@@ -145,7 +152,7 @@ def robustness_(
         seed=seed,
         batch_size=batch_size,
     )
-    report = _write_report(result, folder / "report.html")
+    report = write_report(result, folder / "report.html")
     finish(_answer(result, report), _told(result, report), json)
 
 
@@ -167,10 +174,11 @@ def report(result: Path, *, out: Path | None = None, figures: Path | None = None
         A folder for the figures as SVG and PNG.
     """
     from shaketable.probes import Robustness
+    from shaketable.report import write_report
 
     folder = result if (result / "provenance.json").is_file() else _latest_result(result)
     found = Robustness.load(folder)
-    path = _write_report(found, out or result / "report.html")
+    path = write_report(found, out or result / "report.html")
     answer: dict[str, Any] = {"report": str(path)}
     if figures is not None:
         answer["figures"] = [str(file) for file in _write_figures(found, figures)]
@@ -191,24 +199,32 @@ def _foreign_study(
     """A study of a network with weights from files."""
     from shaketable.data import load
     from shaketable.errors import InputError
+    from shaketable.forward import usable_device
     from shaketable.networks import build
     from shaketable.study import Study
+    from shaketable.training.recipe import DATA_ARGUMENTS
 
     if final is None or data is None:
         raise InputError("--network needs --final FILE (its weights) and --data NAME (what it is tested on).")
     checkpoints: dict[int, str | Path] = {}
     for name, file in (pairs(weights, "--weights") or {}).items():
-        if not name.isdecimal():
-            raise InputError(f"--weights {name}={file}: write EPOCH=FILE, such as --weights 5=epoch5.pt.")
+        if not name.isdecimal() or int(name) in checkpoints:
+            raise InputError(
+                f"--weights {name}={file}: write EPOCH=FILE, such as --weights 5=epoch5.pt, each epoch once."
+            )
         checkpoints[int(name)] = str(file)
-    dataset = load(data, root=data_root, **(pairs(data_arg, "--data-arg") or {}))
+    data_args = pairs(data_arg, "--data-arg") or {}
+    for name in data_args:
+        if name not in DATA_ARGUMENTS:
+            raise InputError(f"--data-arg {name}: there is no such argument; there are {', '.join(DATA_ARGUMENTS)}.")
+    dataset = load(data, root=data_root, **data_args)
     arguments = pairs(network_arg, "--network-arg") or {}
     own = ":" in network
     made = (
         _own_network(network, arguments) if own else build(network, dataset.input_shape, dataset.classes, **arguments)
     )
     return Study(
-        made.to(device).eval(),
+        made.to(usable_device(device)).eval(),
         final=final,
         init=init,
         checkpoints=checkpoints,
@@ -263,12 +279,6 @@ def _latest_result(folder: Path) -> Path:
     return found[-1].parent
 
 
-def _write_report(result: "Robustness", path: Path) -> Path:
-    from shaketable.report import write_report
-
-    return write_report(result, path)
-
-
 def _write_figures(result: "Robustness", folder: Path) -> list[Path]:
     """Every figure of the report, as SVG and PNG."""
     from shaketable import plots
@@ -277,7 +287,8 @@ def _write_figures(result: "Robustness", folder: Path) -> list[Path]:
     charts: dict[str, Any] = {
         f"heatmap-{split}": plots.robustness_heatmap(summary, split, classes=classes) for split in result.splits()
     }
-    charts |= {f"curves-{split}": plots.robustness_curves(summary, split) for split in result.splits()}
+    last = result.provenance["final_checkpoint"]
+    charts |= {f"curves-{split}": plots.robustness_curves(summary, split, final=last) for split in result.splits()}
     if len(result.distances):
         charts |= {
             f"distance-{norm}": plots.distance_heatmap(result.distances, norm) for norm in ("normalised_l2", "linf")

@@ -17,7 +17,7 @@ app = App(
     help_format="plaintext",
     help_epilogue="""Examples:
   shaketable demo
-  shaketable train --network resnet18 --data cifar10 --data-root ~/data --augment pad-crop:4 --augment flip
+  shaketable train --network resnet18-bn --data cifar10 --data-root ~/data --augment pad-crop:4 --augment flip
   shaketable robustness runs/RUN --draws 5
   shaketable report runs/RUN
 

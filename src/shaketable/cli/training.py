@@ -15,7 +15,7 @@ from shaketable.cli.terminal import Device, Json, Pairs, Root, app, finish, pair
   shaketable train --network fcn-3x256 --data mnist --data-root ~/data
   shaketable train --recipe module-criticality --network resnet18 --device cuda
   shaketable train --recipe runs/RUN/recipe.json --seed 1
-  shaketable train --network resnet18 --network-arg width=0.25 --data cifar10 --data-arg train_examples=10000 \\
+  shaketable train --network resnet18-bn --network-arg width=0.25 --data cifar10 --data-arg train_examples=10000 \\
       --augment pad-crop:4 --augment flip --checkpoint 1 --checkpoint 10 --epochs 30""",
 )
 def train_(
@@ -114,7 +114,7 @@ def train_(
         "momentum": momentum,
         "weight_decay": weight_decay,
         "schedule": schedule,
-        "milestones": milestone,
+        "milestones": milestone and sorted(milestone),
         "factor": factor,
         "batch_size": batch_size,
         "epochs": epochs,
@@ -122,7 +122,7 @@ def train_(
         "label_corruption": label_corruption,
         "augmentation": augment,
         "frozen": freeze,
-        "checkpoints": checkpoint,
+        "checkpoints": checkpoint and sorted(set(checkpoint)),
         "evaluate_every": evaluate_every,
         "precision": precision,
         "seed": seed,

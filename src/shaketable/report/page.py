@@ -39,7 +39,9 @@ def write_report(robustness: Robustness, path: str | Path) -> Path:
     Raises:
         RunError: names so long that no report of 1.5 MB can hold them.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give the name of the HTML file to write.")
     for size in SIZES:
         text = _html(robustness, size)
         if len(text.encode()) <= MOST_BYTES:
@@ -66,7 +68,7 @@ def _html(robustness: Robustness, size: int) -> str:
         classes = provenance.get("classes")
         for split in splits:
             figures[f"heatmap-{split}"] = plots.robustness_heatmap(shown, split, classes=classes).to_dict()
-        figures["curves"] = plots.robustness_curves(shown, main).to_dict()
+        figures["curves"] = plots.robustness_curves(shown, main, final=provenance.get("final_checkpoint")).to_dict()
         if not distances.is_empty():
             figures["distance-l2"] = plots.distance_heatmap(distances, "normalised_l2").to_dict()
             figures["distance-linf"] = plots.distance_heatmap(distances, "linf").to_dict()

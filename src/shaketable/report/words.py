@@ -100,7 +100,10 @@ def paragraphs(robustness: Robustness, split: str) -> list[str]:
         rest,
     ]
     if how == "rerandomise":
-        first.append("Re-initialisation could not be measured.")
+        tried = robustness.table.filter(pl.col("perturbation") == "reinitialise", pl.col("checkpoint") == 0)
+        first.append(
+            f"Re-initialisation {'could not be measured' if len(tried) else 'to checkpoint 0 was not asked for'}."
+        )
     found = [" ".join(first)]
     for other in others:
         critical, rest = _judged(verdicts, other)
