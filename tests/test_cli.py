@@ -103,10 +103,24 @@ def test_what_a_person_reads_names_the_layers_the_thresholds_and_the_report(trai
     assert err == ""
 
 
-def test_a_finished_run_and_a_finished_result_are_not_computed_again(trained, capsys):
+def test_a_finished_run_is_not_trained_again(trained, capsys):
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*.safetensors")}
     assert call("train", *TINY, "--out", trained.parent, capsys=capsys)[0] == 0
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*.safetensors")} == before
+
+
+def test_the_report_of_a_stored_result_has_the_thresholds_of_the_last_command(trained, capsys):
+    assert call("robustness", trained, "--draws", 1, capsys=capsys)[0] == 0
+    assert call("robustness", trained, "--draws", 1, "--robust", 0.4, "--critical", 0.8, capsys=capsys)[0] == 0
+    assert call("report", trained, capsys=capsys)[0] == 0
+    assert "at most 40 points" in (trained / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_damaged_result_is_one_sentence(trained, tmp_path, capsys):
+    (tmp_path / "provenance.json").write_text("{}")
+    code, _, err = call("report", tmp_path, capsys=capsys)
+    assert code == 2
+    assert "is damaged" in err
 
 
 def test_networks_and_data_list_what_there_is(capsys):
@@ -165,6 +179,8 @@ def damage(foreign, what: str) -> None:
         weights["other.weight"] = torch.ones(1)
     elif what == "nan":
         weights[key][0, 0] = float("nan")
+    elif what == "infinite":
+        weights[key][0, 0] = float("inf")
     elif what == "equal":
         weights = load_file(foreign / "final.safetensors")
     elif what == "empty":
@@ -183,6 +199,7 @@ BAD_FILES = {
     "missing": "lacks 'layer1.weight'",
     "extra": "has 'other.weight', which the network does not have",
     "nan": "'layer1.weight' has 1 NaN or infinite values",
+    "infinite": "'layer1.weight' has 1 NaN or infinite values",
     "equal": "init equals final",
     "empty": "no examples",
     "labels": "-1",
@@ -221,6 +238,9 @@ def test_a_bad_file_is_one_sentence_and_exit_code_2(foreign, monkeypatch, capsys
         (["robustness", "--network", "fcn-2x8"], "--final"),
         (["robustness", "--network", "a:b", "--final", "x", "--data", "digits"], "a:b"),
         (["report", "nowhere"], "holds no robustness result"),
+        (["robustness", "nowhere", "--device", "abacus"], "device 'abacus' is unknown"),
+        (["robustness", "nowhere", "--data", "digits"], "--data goes with --network"),
+        (["robustness", "--network", "fcn-2x8", "--final", "x", "--data", "digits", "--data-arg", "zork=1"], "zork"),
         (["networks", "vgg16", "--shape", "1", "8", "8"], "vgg16"),
         (["data", "fetch", "minst", "--data-root", "."], "minst"),
     ],

@@ -1,5 +1,7 @@
 """A study is checked once, when it is made; every bad input is one clear error that names the place and the fix."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -122,7 +124,117 @@ def test_data_that_a_study_does_not_have_is_asked_for_by_name():
 
 
 def test_the_fingerprint_of_the_weights_sees_init_and_final():
-    studies = [Study(network()), Study(network(), init=NotFinite and changed(**{"3_bias": torch.ones(3)}))]
+    studies = [Study(network()), Study(network(), init=changed(**{"3_bias": torch.ones(3)}))]
     studies.append(Study(network(), final=changed(**{"3_bias": torch.ones(3)})))
     assert len({study.weights_fingerprint for study in studies}) == 3
     assert Study(network()).weights_fingerprint == studies[0].weights_fingerprint
+
+
+def test_the_study_stays_as_it_is_when_the_callers_tensors_change():
+    given, init = snapshot(network()), changed(**{"3_bias": torch.ones(3)})
+    study = Study(network(), final=given, init=init)
+    for tensor in (*given.values(), *init.values()):
+        tensor.zero_()
+    assert study.final["0.weight"].abs().sum() > 0
+    assert study.init["3.bias"].sum() == 3
+
+
+def test_a_mask_of_minus_infinity_in_a_buffer_is_fine_and_a_nan_is_not():
+    net = network()
+    net[2].register_buffer("mask", torch.tensor([0.0, float("-inf")]))
+    assert Study(net, test=(X, Y)).classes == 3
+    net[2].mask[0] = float("nan")
+    with pytest.raises(InputError, match=r"2\.mask"):
+        Study(net)
+
+
+def test_the_prefix_of_data_parallel_is_taken_off_unless_the_network_has_a_part_of_that_name(tmp_path):
+    weights = {f"module.{name}": tensor for name, tensor in changed().items()}
+    assert "0.weight" in Study(network(), final=weights).final
+    own = nn.Module()
+    own.module = nn.Linear(2, 2)
+    torch.save(own.state_dict(), tmp_path / "own.pt")
+    assert "module.weight" in Study(own.eval(), final=tmp_path / "own.pt").final
+
+
+def test_a_loss_before_the_logits_is_passed_over():
+    class WithLoss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(2, 3)
+
+        def forward(self, x):
+            return x.sum(), self.fc(x)
+
+    assert Study(WithLoss().eval(), test=(X, Y)).classes == 3
+
+
+def test_a_network_written_down_is_short():
+    assert (
+        repr(Study(network(), test=(X, Y))) == "<Study of Sequential: 35 parameters, checkpoints [], 6 test examples>"
+    )
+
+
+class Shape(nn.Module):
+    """Logits of a shape that does not fit."""
+
+    def __init__(self, shape) -> None:
+        super().__init__()
+        self.fc, self.shape = nn.Linear(2, 3), shape
+
+    def forward(self, x):
+        return self.fc(x).reshape(len(x), *self.shape)
+
+
+def lazy() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nn.LazyLinear(3).eval()
+
+
+MORE_BAD = {
+    "lazy": (lambda: Study(lazy()), "has no shape yet; run one batch"),
+    "complex": (lambda: Study(nn.Linear(2, 2, dtype=torch.complex64).eval()), "is complex"),
+    "module as weights": (lambda: Study(network(), final=network()), "final is a Sequential; give a state dict"),
+    "arrays as weights": (lambda: Study(network(), final={"0.weight": 3.0}), "'0.weight' is a float"),
+    "list of checkpoints": (lambda: Study(network(), checkpoints=[changed()]), "give a mapping from epochs to weights"),
+    "two inits": (
+        lambda: Study(
+            network(), init=changed(**{"3_bias": torch.ones(3)}), checkpoints={0: changed(**{"3_bias": None})}
+        ),
+        "checkpoint 0: lacks '3.bias'",
+    ),
+    "inits that differ": (
+        lambda: Study(
+            network(),
+            init=changed(**{"3_bias": torch.ones(3)}),
+            checkpoints={0: changed(**{"3_bias": torch.zeros(3)})},
+        ),
+        "init and checkpoint 0 .* differ",
+    ),
+    "final epoch": (
+        lambda: Study(network(), checkpoints={5: changed(**{"3_bias": torch.ones(3)})}, final_epoch=5),
+        "checkpoint 5 is not the final weights",
+    ),
+    "final epoch's name": (lambda: Study(network(), final_epoch=-1), "whole number from 0"),
+    "overflow in the cast": (
+        lambda: Study(network(), final=changed(**{"3_bias": torch.full((3,), 1e300, dtype=torch.float64)})),
+        "'3.bias' has 3 NaN or infinite values",
+    ),
+    "logits with more dimensions": (
+        lambda: Study(Shape((3, 1)).eval(), test=(X, Y)),
+        "one row of class scores per label",
+    ),
+    "nothing labelled": (
+        lambda: Study(nn.Embedding(3, 3).eval(), test=(torch.zeros(2, 4).long(), torch.full((2, 4), -100))),
+        "every label is -100",
+    ),
+    "device": (lambda: Study.from_run("nowhere", device="abacus"), "device 'abacus' is unknown"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), MORE_BAD.values(), ids=MORE_BAD)
+def test_what_cannot_be_studied_is_one_clear_error(make, message):
+    with pytest.raises(InputError, match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from shaketable.errors import InputError
+from shaketable.errors import InputError, RunError
+from shaketable.files import locked
 from shaketable.params import snapshot, state
 from shaketable.probes import Robustness, distances, robustness
 from shaketable.probes import robustness as module_under_test
@@ -233,6 +234,14 @@ BAD = [
     (dict(splits=["train"]), "has no train data"),
     (dict(by="blocks"), "unknown grouping"),
     (dict(statistics="reset"), "use 'keep' or 'rewind'"),
+    (dict(splits="test"), "give a list of 'test' and 'train'"),
+    (dict(splits=["valid"]), "give a list of 'test' and 'train'"),
+    (dict(by={"a": []}), "give the names of its modules"),
+    (dict(by={"full model": "0"}), "no layer may be called 'full model'"),
+    (dict(checkpoints=0), "give a list of epochs"),
+    (dict(checkpoints=["0"]), "give a list of epochs"),
+    (dict(draws=2.5), "draws=2.5: give a whole number"),
+    (dict(robust="0.1"), "robust='0.1': give a number"),
 ]
 
 
@@ -263,3 +272,96 @@ def test_the_result_also_holds_the_distances_to_each_fresh_draw():
     result = robustness(study(), draws=2).distances
     assert result.filter(pl.col("perturbation") == "rerandomise")["draw"].to_list() == [0, 1, 0, 1]
     assert result.filter(pl.col("checkpoint") == 2)["linf"].to_list() == [0, 0]
+
+
+def other_checkpoint() -> Study:
+    _, checkpoints = trained()
+    return study(checkpoints=checkpoints | {1: {name: tensor * 1.5 for name, tensor in checkpoints[1].items()}})
+
+
+def other_initialiser() -> Study:
+    return study(initialise=lambda net, g: [nn.init.normal_(p, 0, 2) for p in net.parameters()])
+
+
+def other_forward() -> Study:
+    network, checkpoints = trained()
+    network[2] = nn.Tanh().eval()
+    return Study(network, checkpoints=checkpoints, test=data(101, 2), final_epoch=2)
+
+
+def other_final_epoch() -> Study:
+    network, checkpoints = trained()
+    del checkpoints[2]
+    return Study(network, final=snapshot(network), checkpoints=checkpoints, test=data(101, 2), final_epoch=7)
+
+
+@pytest.mark.parametrize("changed", [other_checkpoint, other_initialiser, other_forward, other_final_epoch])
+def test_a_stored_result_is_never_taken_for_that_of_other_inputs(tmp_path, changed):
+    first = robustness(study(), draws=1, store=tmp_path).table
+    second = robustness(changed(), draws=1, store=tmp_path).table
+    assert second.equals(robustness(changed(), draws=1).table)
+    assert not second.equals(first)
+
+
+def test_a_stored_result_is_told_with_the_command_and_the_thresholds_of_now(tmp_path):
+    robustness(study(), draws=1, store=tmp_path, command="first")
+    robustness(study(), draws=1, store=tmp_path, command="second", robust=0.1, critical=0.9)
+    (folder,) = tmp_path.iterdir()
+    loaded = Robustness.load(folder)
+    assert (loaded.provenance["command"], loaded.robust, loaded.critical) == ("second", 0.1, 0.9)
+
+
+def test_a_store_that_another_process_works_on_is_refused(tmp_path):
+    robustness(study(), draws=1, store=tmp_path)
+    (folder,) = tmp_path.iterdir()
+    with locked(folder), pytest.raises(RunError, match="another process is working on this"):
+        robustness(study(), draws=1, store=tmp_path)
+
+
+def test_a_split_that_is_named_twice_is_measured_once():
+    twice = robustness(study(), draws=2, splits=["test", "test"])
+    assert twice.table.equals(robustness(study(), draws=2, splits=["test"]).table)
+
+
+def test_no_mean_is_taken_over_some_of_the_draws():
+    def initialise(net, generator):
+        for parameter in net.parameters():
+            parameter.fill_(3e38 if torch.rand(1, generator=generator) < 0.5 else 0.5)
+
+    result = robustness(study(initialise=initialise), draws=6)
+    drawn = result.table.filter((pl.col("perturbation") == "rerandomise") & (pl.col("layer") == "3"))
+    assert 0 < drawn["loss"].null_count() < 6
+    row = result.summary().row(
+        by_predicate=(pl.col("perturbation") == "rerandomise") & (pl.col("layer") == "3"), named=True
+    )
+    assert row["loss"] is None
+    assert row["loss_std"] is None
+    assert row["status"] == "not finite"
+
+
+def test_a_network_that_counts_its_calls_in_a_buffer_changes_nothing_of_the_study():
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+            self.register_buffer("calls", torch.zeros(1))
+
+        def forward(self, x):
+            self.calls += 1
+            return self.fc(x) + self.calls
+
+    network = Counts().eval()
+    init = {name: tensor + 1 for name, tensor in snapshot(network).items()}
+    made = Study(network, init=init, test=data(50, 0))
+    first, second = (robustness(made, draws=1, batch_size=20).table for _ in range(2))
+    assert first.equals(second)
+    assert network.calls.item() == 0
+    assert made.final["calls"].item() == 0
+    assert init["calls"].item() == 1
+
+
+def test_buffers_that_cannot_be_redrawn_are_unavailable_when_they_should_be_rewound():
+    network, _ = trained(norm=False)
+    network[1].register_buffer("mask", torch.ones(16))
+    result = robustness(Study(network, test=data(50, 0)), {"all": ["0", "1"]}, draws=1, statistics="rewind")
+    assert set(result.table.filter(pl.col("perturbation") == "rerandomise")["status"]) == {"unavailable"}
