@@ -1,0 +1,171 @@
+"""What the studies share: their command line, training and probing a recipe, and writing what was found."""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from shaketable import plots
+from shaketable.files import write_atomically, write_text
+from shaketable.probes import Robustness, robustness
+from shaketable.study import Study
+from shaketable.training import Recipe, train
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a study trains, in order, and how it probes each network.
+
+    Args:
+        recipes: one network each; a study finds its groups in their fields.
+        draws: fresh draws per layer for re-randomisation; 0 leaves it out.
+        checkpoints: epochs that layers are re-initialised to; None for all that were kept.
+    """
+
+    recipes: Sequence[Recipe]
+    draws: int = 5
+    checkpoints: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line of a study."""
+
+    setting: str
+    data_root: Path | None
+    out: Path
+    runs: Path
+    device: str
+    command: str
+
+
+def options(study: str, about: str, arguments: Sequence[str] | None = None) -> Options:
+    """The options of ``python -m studies.<study>``."""
+    parser = argparse.ArgumentParser(prog=f"python -m studies.{study}", description=about)
+    parser.add_argument("--setting", choices=("small", "full"), default="small", help="for two cores, or the paper's")
+    parser.add_argument("--data-root", type=Path, help="where data sets lie; default $SHAKETABLE_DATA")
+    parser.add_argument("--out", type=Path, help="where tables and pictures go; default runs/<study>/<setting>")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where trained networks lie (default runs)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default cpu)")
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    values = vars(parser.parse_args(given))
+    values["out"] = values["out"] or Path("runs") / study / values["setting"]
+    return Options(**values, command=shlex.join(["python", "-m", f"studies.{study}", *given]))
+
+
+def probe(setting: Setting, chosen: Options) -> list[Robustness]:
+    """The robustness of each recipe's network on its test data; what is done already is read, not done again."""
+    results = []
+    for number, recipe in enumerate(setting.recipes, start=1):
+        print(f"{number}/{len(setting.recipes)} {recipe.folder_name}", file=sys.stderr, flush=True)
+        run = train(recipe, out=chosen.runs, data_root=chosen.data_root, device=chosen.device)
+        results.append(
+            robustness(
+                Study.from_run(run.path, chosen.data_root, chosen.device),
+                checkpoints=setting.checkpoints,
+                draws=setting.draws,
+                splits=["test"],
+                store=run.path / "robustness",
+                command=chosen.command,
+            )
+        )
+    return results
+
+
+def label(result: Robustness) -> str:
+    """A short name of a result's network: that of its architecture."""
+    return result.provenance["recipe"]["network"]
+
+
+def write_facts(results: Iterable[Robustness], chosen: Options) -> None:
+    """``results.json``: the command, versions, and for each network its recipe, errors and seconds."""
+    first, *_ = results = list(results)
+    facts = {
+        "command": chosen.command,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        **{name: first.provenance[name] for name in ("shaketable", "torch", "python", "device")},
+        "threads": torch.get_num_threads(),
+        "networks": [_facts(result) for result in results],
+    }
+    facts["seconds"] = round(sum(n["training_seconds"] + n["robustness_seconds"] for n in facts["networks"]))
+    write_text(chosen.out / "results.json", json.dumps(facts, indent=1) + "\n")
+
+
+def _facts(result: Robustness) -> dict[str, Any]:
+    """What there is to know of one network."""
+    assert result.history is not None  # every study's networks come from runs
+    last = result.history.row(-1, named=True)
+    return {
+        "run": result.provenance["run"],
+        "recipe": result.provenance["recipe"],
+        **{name: last[name] for name in ("train_loss", "train_error", "test_loss", "test_error")},
+        "test_examples": result.table["examples"].max(),
+        "training_seconds": round(last["seconds"], 1),
+        "robustness_seconds": result.provenance["seconds"],
+        "robustness_created": result.provenance["created"],
+    }
+
+
+def write_table(frame: pl.DataFrame, path: Path) -> None:
+    """A table as CSV; fractions with six digits behind the point."""
+    write_atomically(path, lambda part: frame.write_csv(part, float_precision=6))
+
+
+def write_figure(chart: Any, folder: Path, name: str) -> None:
+    """A figure as SVG, and as a PNG small enough to be committed."""
+    plots.save(chart, folder / f"{name}.svg")
+    write_atomically(folder / f"{name}.png", lambda part: chart.save(part, format="png", scale_factor=1))
+
+
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def robustness_markdown(result: Robustness) -> str:
+    """The numbers of the heat map: test error in per cent for each layer, and for the full model, at each column."""
+    cells, layers, columns = plots.cells(result.summary(), "test", "error")
+    names = [*layers, plots.FULL_MODEL]
+    values = {(cell["layer"], cell["column"]): cell for cell in cells}
+    moved = result.distances.filter(pl.col("checkpoint") == 0)
+    distance = {row["layer"]: row for row in moved.to_dicts()}
+    rows = []
+    for name in names:
+        row = [name, *(_percent(values.get((name, column))) for column in columns)]
+        far = distance.get(name)
+        rows.append([*row, f"{far['normalised_l2']:.4f}" if far else "", f"{far['linf']:.3f}" if far else ""])
+    return markdown(["layer", *columns, "2-norm / √dimension moved", "∞-norm moved"], rows)
+
+
+def _percent(cell: dict[str, Any] | None) -> str:
+    """An error in per cent, with its standard deviation over draws."""
+    if cell is None or cell["error"] is None:
+        return ""
+    spread = "" if cell["error_std"] is None else f" ± {100 * cell['error_std']:.1f}"
+    return f"{100 * cell['error']:.1f}{spread}"
+
+
+def write_robustness(results: Sequence[Robustness], names: Sequence[str], chosen: Options) -> None:
+    """For each network its heat map, curves and distances as pictures and tables, and one ``table.md`` for all."""
+    texts = []
+    for result, name in zip(results, names, strict=True):
+        summary, end = result.summary(), f"-{name}" if name else ""
+        classes = result.provenance["classes"]
+        write_table(summary, chosen.out / f"robustness{end}.csv")
+        write_table(result.distances, chosen.out / f"distances{end}.csv")
+        write_figure(plots.robustness_heatmap(summary, "test", classes=classes), chosen.out, f"heatmap{end}")
+        plots.save(plots.robustness_curves(summary, "test"), chosen.out / f"curves{end}.svg")
+        for norm in plots.DISTANCES:
+            plots.save(plots.distance_heatmap(result.distances, norm), chosen.out / f"distance-{norm}{end}.svg")
+        texts.append((f"**{name}**\n\n" if name else "") + robustness_markdown(result))
+    write_text(chosen.out / "table.md", "\n".join(texts))
+    write_facts(results, chosen)
