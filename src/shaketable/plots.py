@@ -14,7 +14,7 @@ import vl_convert
 
 from shaketable.errors import InputError
 from shaketable.files import write_atomically
-from shaketable.probes.robustness import FULL_MODEL
+from shaketable.probes.result import FULL_MODEL
 
 RAND = "rand"
 FINAL = "final"  # the column of final weights whose epoch is not known

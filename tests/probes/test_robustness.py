@@ -1,17 +1,19 @@
 """Layer robustness against a hand-written loop that swaps weights in a real network."""
 
 import copy
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
 import torch
 from torch import nn
 
+from shaketable.data import Data
 from shaketable.errors import InputError, RunError
 from shaketable.files import locked
 from shaketable.params import snapshot, state
 from shaketable.probes import Robustness, distances, robustness
-from shaketable.probes import robustness as module_under_test
+from shaketable.probes.result import SCHEMA
 from shaketable.study import Study
 
 
@@ -117,7 +119,7 @@ def test_the_summary_has_means_and_standard_deviations_over_draws():
 def test_the_verdict_follows_the_stated_thresholds():
     drops = {"calm": 0.05, "middle": 0.1, "vital": 0.25}
     rows = [
-        dict.fromkeys(module_under_test.__globals__["SCHEMA"])
+        dict.fromkeys(SCHEMA)
         | {
             "layer": name,
             "position": i,
@@ -128,7 +130,7 @@ def test_the_verdict_follows_the_stated_thresholds():
         }
         for i, (name, drop) in enumerate(drops.items())
     ]
-    table = pl.DataFrame(rows, schema=module_under_test.__globals__["SCHEMA"])
+    table = pl.DataFrame(rows, schema=SCHEMA)
     result = Robustness(table, pl.DataFrame(), robust=0.05, critical=0.25)
     assert result.verdicts()["reinitialise"].to_list() == ["robust", "between", "critical"]
     assert result.verdicts()["rerandomise"].to_list() == [None, None, None]
@@ -365,3 +367,32 @@ def test_buffers_that_cannot_be_redrawn_are_unavailable_when_they_should_be_rewo
     network[1].register_buffer("mask", torch.ones(16))
     result = robustness(Study(network, test=data(50, 0)), {"all": ["0", "1"]}, draws=1, statistics="rewind")
     assert set(result.table.filter(pl.col("perturbation") == "rerandomise")["status"]) == {"unavailable"}
+
+
+def test_dict_inputs_and_an_output_object_give_the_table_of_plain_tensors():
+    class Named(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, left, right):
+            return SimpleNamespace(loss=None, logits=self.inner(torch.cat([left, right], 1)))
+
+    network, checkpoints = trained()
+    x, y = data(101, 2)
+    named = [{f"inner.{name}": tensor for name, tensor in checkpoints[epoch].items()} for epoch in (0, 2)]
+    inputs = {"left": x[:, :1], "right": x[:, 1:]}
+    made = Study(Named(network).eval(), init=named[0], final=named[1], test=Data(inputs, y, classes=3))
+    plain = Study(network, init=checkpoints[0], test=(x, y))
+    columns = ["perturbation", "checkpoint", "errors", "loss"]
+    assert robustness(made, draws=0).table.select(columns).equals(robustness(plain, draws=0).table.select(columns))
+
+
+def test_the_provenance_names_weights_data_versions_seed_and_arguments():
+    facts = robustness(study(), draws=1, seed=3, command="by hand").provenance
+    assert facts["seed"] == 3
+    assert facts["command"] == "by hand"
+    assert facts["torch"] == torch.__version__
+    assert set(facts["data"]) == {"test"}
+    assert len(facts["weights"]) == 16
+    assert facts["statistics"] == "keep"

@@ -4,7 +4,7 @@ import json
 import platform
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,176 +17,22 @@ from shaketable import __version__
 from shaketable.data import Data
 from shaketable.errors import InputError
 from shaketable.evaluate import evaluate
-from shaketable.files import locked, write_atomically, write_text
+from shaketable.files import locked
 from shaketable.identity import digest, fingerprint, seed_from
 from shaketable.params import Grouping, Layer, Params, layers
 from shaketable.perturb import Statistics, fresh_params, replace_layer, source_of
 from shaketable.probes.cells import Cell, Cells
 from shaketable.probes.distances import distance_rows
 from shaketable.probes.distances import table as distance_table
+from shaketable.probes.result import FULL_MODEL, SCHEMA, Robustness
 from shaketable.progress import progress
 from shaketable.study import SPLITS, Study
 
-VERSION = 2
-FULL_MODEL = "full model"
+VERSION = 1
 NO_INIT = "the study has no initial weights; make it with init"
 NO_DISTRIBUTION = (
     "a module of it has no reset_parameters and there are no initial weights; make the study with init or initialise"
 )
-SCHEMA = {
-    "layer": pl.String,
-    "position": pl.Int64,
-    "kind": pl.String,
-    "parameters": pl.Int64,
-    "perturbation": pl.String,
-    "checkpoint": pl.Int64,
-    "draw": pl.Int64,
-    "split": pl.String,
-    "examples": pl.Int64,
-    "errors": pl.Int64,
-    "error": pl.Float64,
-    "loss": pl.Float64,
-    "accuracy": pl.Float64,
-    "accuracy_drop": pl.Float64,
-    "distribution": pl.String,
-    "status": pl.String,
-    "reason": pl.String,
-}
-
-
-@dataclass(frozen=True)
-class Robustness:
-    """The table of layer robustness, with what it rests on.
-
-    Attributes:
-        table: one row per layer, perturbation, checkpoint, draw and split. ``perturbation`` is ``"rerandomise"``,
-            ``"reinitialise"`` (to ``checkpoint``) or, in the reference rows of the full model, ``"none"``: the whole
-            network at ``checkpoint``. ``error`` and ``accuracy`` in [0, 1], ``loss`` in nats, ``accuracy_drop`` = accuracy
-            of the final network - accuracy. A row that could not be computed has a ``status`` other than ``"ok"`` and a
-            ``reason``.
-        distances: one row per layer and checkpoint or draw: the normalised 2-norm and the infinity norm of its change.
-        robust, critical: the thresholds of the verdict, on the accuracy drop.
-        provenance: what, with which arguments, versions, seeds and hashes.
-        history: the training history, where the study came from a run.
-    """
-
-    table: pl.DataFrame
-    distances: pl.DataFrame
-    robust: float
-    critical: float
-    provenance: dict[str, Any] = field(default_factory=dict)
-    history: pl.DataFrame | None = None
-
-    def __repr__(self) -> str:
-        layers = self.table.filter(pl.col("position") >= 0)["position"].n_unique()
-        return f"<Robustness of {self.provenance.get('name', 'a network')}: {layers} layers, {len(self.table)} rows>"
-
-    def summary(self) -> pl.DataFrame:
-        """Mean and standard deviation over draws: one row per layer, perturbation, checkpoint and split.
-
-        Returns: ``error``, ``loss``, ``accuracy_drop`` are means; ``error_std``, ``loss_std``, ``accuracy_drop_std`` are
-            standard deviations over draws (divisor draws - 1; null for a single one). Where a draw has no number
-            (a loss that is not finite) neither has the mean.
-        """
-        keys = ["layer", "position", "kind", "parameters", "perturbation", "checkpoint", "split"]
-        numbers = ["error", "loss", "accuracy_drop"]
-        whole = {
-            name: pl.when(pl.col(name).null_count() == 0) for name in numbers
-        }  # never a mean over some of the draws
-        means = [whole[name].then(pl.col(name).mean()).alias(name) for name in numbers]
-        deviations = [whole[name].then(pl.col(name).std(ddof=1)).alias(f"{name}_std") for name in numbers]
-        facts = [pl.len().alias("draws"), *means, *deviations, pl.col("distribution").first()]
-        facts += [pl.col("status").sort_by(pl.col("status") == "ok").first(), pl.col("reason").drop_nulls().first()]
-        return self.table.group_by(keys, maintain_order=True).agg(facts)
-
-    def verdicts(self, split: str = "test") -> pl.DataFrame:
-        """For each layer: robust, critical, or between, to re-initialisation (checkpoint 0) and to re-randomisation.
-
-        ``"robust"``: the accuracy drops by at most ``self.robust``; ``"critical"``: by at least ``self.critical``;
-        ``"between"`` otherwise; null where it could not be measured. The drop of re-randomisation is the mean over draws.
-
-        Raises:
-            InputError: the split was not measured.
-
-        Deviates: the paper sets no threshold ("there is no universal threshold across all models and tasks"); ours are
-        arguments of :func:`robustness`, and stand in every report.
-        """
-        if split not in self.splits():
-            raise InputError(f"there are no {split!r} rows in this result; there are {', '.join(self.splits())}.")
-        summary = self.summary().filter(pl.col("split") == split, pl.col("position") >= 0)
-        keys = ["layer", "position", "kind", "parameters"]
-        found = summary.select(keys).unique(maintain_order=True)
-        for perturbation in ("reinitialise", "rerandomise"):
-            rows = summary.filter(pl.col("perturbation") == perturbation)
-            if perturbation == "reinitialise":
-                rows = rows.filter(pl.col("checkpoint") == 0)
-            drop = pl.col("accuracy_drop")
-            verdict = (
-                pl.when(drop <= self.robust)
-                .then(pl.lit("robust"))
-                .when(drop >= self.critical)
-                .then(pl.lit("critical"))
-                .when(drop.is_not_null())
-                .then(pl.lit("between"))
-            )
-            columns = [drop.alias(f"{perturbation}_drop"), verdict.alias(perturbation)]
-            if perturbation == "rerandomise":
-                columns.insert(1, pl.col("accuracy_drop_std").alias("rerandomise_drop_std"))
-            found = found.join(rows.select("position", *columns), on="position", how="left", maintain_order="left")
-        return found
-
-    def layers_that_are(self, verdict: str, perturbation: str = "reinitialise", split: str = "test") -> list[str]:
-        """Names of the layers with a verdict, in forward order."""
-        return self.verdicts(split).filter(pl.col(perturbation) == verdict)["layer"].to_list()
-
-    def splits(self) -> list[str]:
-        """The splits that were measured."""
-        return self.table["split"].unique(maintain_order=True).to_list()
-
-    def save(self, folder: str | Path) -> Path:
-        """Write ``robustness`` and ``distances`` (``history`` too) as Parquet and CSV, and ``provenance.json``, into a folder."""
-        folder = Path(folder)
-        tables = {"robustness": self.table, "distances": self.distances, "summary": self.summary()}
-        for name, frame in (tables | ({"history": self.history} if self.history is not None else {})).items():
-            write_atomically(folder / f"{name}.parquet", frame.write_parquet)
-            write_atomically(folder / f"{name}.csv", frame.write_csv)
-        facts = {"robust": self.robust, "critical": self.critical, "provenance": self.provenance}
-        write_text(folder / "provenance.json", json.dumps(facts, indent=2))
-        return folder
-
-    @classmethod
-    def load(cls, folder: str | Path) -> "Robustness":
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            InputError: the folder holds no such result.
-        """
-        folder = Path(folder)
-        if not (folder / "provenance.json").is_file():
-            raise InputError(f"{folder}: holds no robustness result; make one with `shaketable robustness RUN`.")
-        try:
-            facts = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-            table, distances = (pl.read_parquet(folder / f"{name}.parquet") for name in ("robustness", "distances"))
-            history = pl.read_parquet(folder / "history.parquet") if (folder / "history.parquet").is_file() else None
-            return cls(table, distances, facts["robust"], facts["critical"], facts["provenance"], history)
-        except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
-            reason = str(error).partition("\n")[0]
-            raise InputError(f"{folder}: is damaged ({reason}); delete it, and measure anew.") from error
-
-    def to_pandas(self) -> Any:
-        """The table as a pandas DataFrame (extra ``shaketable[pandas]``)."""
-        try:
-            return self.table.to_pandas()
-        except ModuleNotFoundError as error:
-            raise InputError("pandas is not installed; pip install 'shaketable[pandas]'.") from error
-
-    def plot(self, **arguments: Any) -> Any:
-        """The heat map of the paper's figures 1 (a), 3 and 4; see :func:`shaketable.plots.robustness_heatmap`."""
-        from shaketable.plots import (
-            robustness_heatmap,  # a figure is drawn only when asked for: nothing above depends on it
-        )
-
-        return robustness_heatmap(self.summary(), **arguments)
 
 
 def robustness(
@@ -287,6 +133,7 @@ def robustness(
         "python": platform.python_version(),
         "device": str(study.device),
         "weights": study.weights_fingerprint,
+        "data": {split: data[split].fingerprint() for split in chosen},
         **study.provenance,
     }
     if store is None:
@@ -294,7 +141,7 @@ def robustness(
         return _result(rows, distance, robust, critical, facts | _when(started), study.history)
     identity = plan.identity()
     folder = Path(store).expanduser() / digest(identity)
-    facts |= {"data": identity["data"], "result": digest(identity)}
+    facts["result"] = digest(identity)
     with locked(folder):
         if (folder / "provenance.json").is_file():
             kept = Robustness.load(folder)

@@ -13,7 +13,7 @@ from shaketable import plots
 from shaketable.errors import InputError, RunError
 from shaketable.files import write_text
 from shaketable.probes import Robustness
-from shaketable.probes.robustness import FULL_MODEL
+from shaketable.probes.result import FULL_MODEL
 from shaketable.report.words import DONE, VERDICTS, clean_row, paragraphs, percent, points
 
 HERE = Path(__file__).parent
