@@ -25,8 +25,12 @@ def data_list(*, data_root: Root = None, json: Json = False) -> None:
     rows = {name: {"title": source.title, "examples": source.examples} for name, source in SOURCES.items()}
     for name, row in rows.items():
         row["status"], row["detail"] = status(name, data_root)
-    lines = [(name, row["title"], f"{row['examples']:,}", row["status"], row["detail"]) for name, row in rows.items()]
-    finish(rows, [table(("name", "what", "examples", "status", "where"), lines)], json)
+    lines = [(name, row["title"], f"{row['examples']:,}", row["status"]) for name, row in rows.items()]
+    places = [f"  {name}: {row['detail']}" for name, row in rows.items() if row["status"] == "ready"]
+    missing = [name for name, row in rows.items() if row["status"] == "missing"]
+    if missing:
+        places.append(f"missing: {', '.join(missing)}; `shaketable data fetch NAME --data-root DIR` downloads one")
+    finish(rows, [table(("name", "what", "examples", "status"), lines), *places], json)
 
 
 @data_app.command(

@@ -2,7 +2,9 @@
 
 import os
 import shlex
+import shutil
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -329,11 +331,12 @@ def _told(result: "Robustness", report: Path) -> list[object]:
         (row["layer"], f"{row['parameters']:,}", *(_verdict(row, name) for name in ("reinitialise", "rerandomise")))
         for row in result.verdicts(split).to_dicts()
     ]
+    width = min(shutil.get_terminal_size().columns, 100)
     drops = table(("layer", "parameters", "re-initialised", "re-randomised"), rows)
     return [
         f"\n  drop in {split} accuracy when one layer is reset",
         drops,
-        "\n\n".join(paragraphs(result, split)),
+        "\n\n".join(textwrap.fill(text, width, break_on_hyphens=False) for text in paragraphs(result, split)),
         "",
         f"report: {report}",
     ]
