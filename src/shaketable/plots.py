@@ -216,7 +216,7 @@ def distance_heatmap(
         transpose=len(layers) > TRANSPOSE_ABOVE if transpose is None else transpose,
         top=_largest(rows, quantity),
         legend=DISTANCES[quantity],
-        formats=(".2~g", ".1e"),
+        formats=(".2~g", ".3~f"),
         tooltip=[
             alt.Tooltip("layer:N"),
             alt.Tooltip("how:N", title="distance to"),
