@@ -132,7 +132,7 @@ def test_every_tensor_of_the_state_is_in_exactly_one_layer(network, by):
 
 def test_tied_weights_are_one_layer_with_the_parameters_of_both_modules():
     found = layers(TiedLanguageModel().eval(), inputs=torch.zeros(2, 3, dtype=torch.long))
-    assert [layer.name for layer in found] == ["position", "embed", "attention", "attention.out_proj"]
+    assert [layer.name for layer in found] == ["position", "embed", "attention.in_proj", "attention.out_proj"]
     assert found[1].params == ("embed.weight", "predict.bias")
     assert aliases(TiedLanguageModel()) == {"predict.weight": "embed.weight"}
 
@@ -183,3 +183,14 @@ def test_a_snapshot_is_not_reached_by_later_training():
         network.weight.add_(1)
     assert not torch.equal(kept["weight"], network.weight)
     assert state(network)["weight"].data_ptr() == network.weight.data_ptr()
+
+
+def test_what_a_module_owns_beside_modules_is_a_layer_of_its_own_with_its_own_name():
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1, self.fc2, self.gamma = nn.Linear(4, 4), nn.Linear(4, 4), nn.Parameter(torch.ones(4))
+
+    network = nn.Sequential(Block(), Block())
+    assert names(network)[:4] == ["0.gamma", "0.fc1", "0.fc2", "1.gamma"]
+    assert names(network, "block") == ["0", "1"]

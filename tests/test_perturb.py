@@ -133,3 +133,22 @@ def test_the_same_seed_gives_the_same_draw_and_the_global_random_state_is_left_a
     assert torch.equal(before, torch.random.get_rng_state())
     assert torch.equal(one["0.weight"], two["0.weight"])
     assert not torch.equal(one["0.weight"], three["0.weight"])
+
+
+def test_a_reset_that_needs_arguments_is_passed_over():
+    class Gained(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.ones(3))
+
+        def reset_parameters(self, gain):
+            raise AssertionError
+
+    assert fresh_params(Gained(), 0) == ({}, {})
+
+
+def test_buffers_are_never_drawn_from_their_own_values():
+    network = nn.Linear(3, 3)
+    network.register_buffer("mask", torch.ones(3, 3).tril().bool())
+    fresh, sources = fresh_params(network, 0, init=snapshot(network))
+    assert set(sources) == set(fresh) == {"weight", "bias"}

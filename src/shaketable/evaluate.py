@@ -67,7 +67,7 @@ def evaluate(network: nn.Module, params: Params, data: Data, batch_size: int = 5
     Returns: the sums. Among equal logits the lowest class counts as the decision (torch's argmax).
 
     Raises:
-        InputError: the logits have not one column per class, or every label is -100.
+        InputError: there is not one row of logits per label, or every label is -100.
 
     Cost: one forward pass over the data; activations of one batch.
 

@@ -1,5 +1,6 @@
 """Params, and the layers of a network: which parameters are perturbed together, in forward order."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -71,8 +72,8 @@ def layers(network: nn.Module, by: Grouping = "module", inputs: Inputs | None = 
     A residual block is recognised by the structure of the modules, not by their class: a member of a ``Sequential``,
     ``ModuleList`` or ``ModuleDict`` that holds several (or mostly) modules with two or more linear operators each. Where
     such stacks are nested, the inner one counts, unless two or more operators stand outside of it (attention beside
-    experts). Tied weights make one layer of the modules that share them. Parameters that a network owns directly (a
-    class token, say) are a layer each.
+    experts). Tied weights make one layer of the modules that share them. Parameters that a module owns beside modules with
+    parameters (a class token, a layer scale, the joint projection of an attention) are layers of their own.
 
     Args:
         network: any module.
@@ -118,9 +119,12 @@ def _owners(network: nn.Module) -> list[Layer]:
     for path, module in network.named_modules():
         params = [name for name, _ in module.named_parameters(path, recurse=False) if name in kept]
         buffers = [name for name, _ in module.named_buffers(path, recurse=False) if name in kept]
-        if path == "" and any(True for child in network.children() for _ in child.parameters()):
-            # beside its modules a network owns things such as a class token or a table of positions: a layer each
-            found |= {name: Layer(name, (name,), (), ("",), "Parameter") for name in params}
+        if any(True for child in module.children() for _ in child.parameters()) and "parametrizations" not in path:
+            # beside its modules a module owns things such as a class token, a scale, a joint projection: a layer each
+            for name in params:
+                stem = re.sub(r"_?(weight|bias)$", "", name).removesuffix(".") or name
+                layer = found.get(stem) or Layer(stem, (), (), (path,), "Parameter")
+                found[stem] = replace(layer, params=(*layer.params, name))
             params = []
         if not params and not buffers:
             continue

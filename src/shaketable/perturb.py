@@ -1,6 +1,7 @@
 """Weight perturbations: pure functions of params. The network that they came from is never written to."""
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -31,12 +32,12 @@ def replace_layer(params: Params, layer: Layer, source: Params, statistics: Stat
         layer: the layer :math:`d`.
         source: where its parameters come from: the initial weights, a checkpoint, a fresh draw.
         statistics: ``"keep"`` leaves the layer's buffers (running statistics of normalisations) as they are in
-            ``params``; ``"rewind"`` takes them from ``source`` too.
+            ``params``; ``"rewind"`` takes from ``source`` those that it has.
 
     Returns: a dict with the keys of ``params``.
 
     Raises:
-        InputError: ``source`` lacks a tensor of the layer, or ``statistics`` is unknown.
+        InputError: ``source`` lacks a parameter of the layer, or ``statistics`` is unknown.
 
     Deviates: the paper does not say whether running statistics are reset; hence the choice.
 
@@ -52,7 +53,9 @@ def replace_layer(params: Params, layer: Layer, source: Params, statistics: Stat
     """
     if statistics not in ("keep", "rewind"):
         raise InputError(f"unknown statistics={statistics!r}; use 'keep' or 'rewind'.")
-    names = layer.params + (layer.buffers if statistics == "rewind" else ())
+    names = list(layer.params)
+    if statistics == "rewind":
+        names += [name for name in layer.buffers if name in source]
     missing = [name for name in names if name not in source]
     if missing:
         raise InputError(f"layer {layer.name!r}: the source of its weights has no {missing[0]!r}.")
@@ -67,7 +70,8 @@ def fresh_params(
     For each tensor the first that applies: ``"initialiser"``, the function ``initialise``, or the method of a network of
     this package; ``"reset_parameters"``, the method of that name (or ``_reset_parameters``) of the outermost module that
     sets the tensor; ``"empirical init"``, entries of the tensor's initial values drawn with replacement (a constant stays
-    constant). A tensor to which none applies is left out.
+    constant). A parameter to which none applies is left out, and so is a buffer that nothing resets (a mask, a table of
+    positions).
 
     Args:
         network: gives the shapes; it is copied, never written to.
@@ -109,13 +113,22 @@ def fresh_params(
             draw(lambda: redrawn.initialise(generator), "initialiser")
         for path, module in redrawn.named_modules():
             reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
-            if callable(reset):
+            if callable(reset) and _takes_nothing(reset):
                 draw(reset, "reset_parameters", path)
     for name, tensor in held.items():
-        if name not in draws and init is not None and name in init:
+        if name in trained and name not in draws and init is not None and name in init:
             draws[name], sources[name] = _resample(init[name], generator).to(tensor.dtype), "empirical init"
     devices = {name: tensor.device for name, tensor in state(network).items()}
     return {name: tensor.to(devices[name]) for name, tensor in draws.items()}, sources
+
+
+def _takes_nothing(function: Callable[..., object]) -> bool:
+    """Whether a function can be called without arguments."""
+    try:
+        inspect.signature(function).bind()
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _mark(tensor: Tensor) -> float | int | bool:
@@ -137,8 +150,8 @@ def _resample(values: Tensor, generator: torch.Generator) -> Tensor:
     return flat[torch.randint(len(flat), flat.shape, generator=generator)].reshape(values.shape)
 
 
-def source_of(layer: Layer, sources: Mapping[str, str], statistics: Statistics = "keep") -> str | None:
-    """The source of a layer's fresh draw: one name, several joined by " + ", or None when a tensor of it has none."""
-    if any(name not in sources for name in layer.params + (layer.buffers if statistics == "rewind" else ())):
+def source_of(layer: Layer, sources: Mapping[str, str]) -> str | None:
+    """The source of a layer's fresh draw: one name, several joined by " + ", or None when a parameter has none."""
+    if any(name not in sources for name in layer.params):
         return None
     return " + ".join(dict.fromkeys(sources[name] for name in layer.params))

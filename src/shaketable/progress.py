@@ -14,25 +14,23 @@ def progress(description: str, total: int, done: int = 0) -> Iterator[Callable[.
     if not sys.stderr.isatty():
         yield lambda steps=1, detail="": None
         return
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.table import Column
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-    )
-    with Progress(
-        *columns, TimeRemainingColumn(), TextColumn("{task.fields[detail]}"), console=Console(stderr=True)
-    ) as bar:
+    def whole(kind: type[rich.ProgressColumn]) -> rich.ProgressColumn:
+        """A time that is never cut off."""
+        return kind(table_column=Column(no_wrap=True, min_width=7))
+
+    columns = [
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(bar_width=14),
+        rich.MofNCompleteColumn(),
+        whole(rich.TimeElapsedColumn),
+        rich.TextColumn("left"),
+        whole(rich.TimeRemainingColumn),
+        rich.TextColumn("{task.fields[detail]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+    ]
+    with rich.Progress(*columns, console=Console(stderr=True), expand=True) as bar:
         task = bar.add_task(description, total=total, completed=done, detail="")
         yield lambda steps=1, detail="": bar.update(task, advance=steps, detail=detail)

@@ -1,5 +1,6 @@
 """Study: one trained network with its initial weights, its trajectory and its data, checked once."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -175,7 +176,8 @@ class Study:
         """Sixteen hexadecimal digits that name what the network computes: its class, its modules, and the logits of two
         examples to two digits, so that another forward pass with the same weights is another network."""
         logits = [f"{value:.2g}" for value in self._logits(self._any_data()).flatten()[:20].tolist()]
-        return digest([type(self.network).__module__, type(self.network).__qualname__, repr(self.network), logits])
+        modules = re.sub(r" at 0x[0-9a-f]+", "", repr(self.network))
+        return digest([type(self.network).__module__, type(self.network).__qualname__, modules, logits])
 
     def __repr__(self) -> str:
         size = sum(parameter.numel() for parameter in self.network.parameters())
@@ -249,9 +251,13 @@ class Study:
             if not isinstance(tensor, Tensor):
                 raise InputError(f"{where}: {name!r} is a {type(tensor).__name__}; a state dict holds torch tensors.")
         wanted = state(self.network)
-        prefix = "module."  # DataParallel and its like put it before every name
-        if given and all(name.startswith(prefix) for name in given) and not any(n.startswith(prefix) for n in wanted):
-            given = {name.removeprefix(prefix): tensor for name, tensor in given.items()}
+        for prefix in ("module.", "_orig_mod."):  # DataParallel and torch.compile put these before every name
+            if (
+                given
+                and all(name.startswith(prefix) for name in given)
+                and not any(n.startswith(prefix) for n in wanted)
+            ):
+                given = {name.removeprefix(prefix): tensor for name, tensor in given.items()}
         for alias, kept in aliases(self.network).items():
             tied = given.pop(alias, None)
             if tied is not None and not torch.equal(tied, given.setdefault(kept, tied)):

@@ -362,11 +362,41 @@ def test_a_network_that_counts_its_calls_in_a_buffer_changes_nothing_of_the_stud
     assert init["calls"].item() == 1
 
 
-def test_buffers_that_cannot_be_redrawn_are_unavailable_when_they_should_be_rewound():
-    network, _ = trained(norm=False)
-    network[1].register_buffer("mask", torch.ones(16))
-    result = robustness(Study(network, test=data(50, 0)), {"all": ["0", "1"]}, draws=1, statistics="rewind")
-    assert set(result.table.filter(pl.col("perturbation") == "rerandomise")["status"]) == {"unavailable"}
+def test_a_buffer_that_nothing_resets_stays_when_its_layer_is_redrawn_with_its_statistics():
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+            self.register_buffer("mask", torch.tensor([1.0, 0, 1, 0]))
+
+        def forward(self, x):
+            return self.fc(x * self.mask)
+
+    network = Masked().eval()
+    final, init = snapshot(network), {name: tensor + 1 for name, tensor in snapshot(network).items()}
+    made = Study(
+        network,
+        init=init | {"mask": final["mask"]},
+        test=data(50, 0),
+        initialise=lambda net, g: net.load_state_dict(final),
+    )
+    result = robustness(made, {"all": ["fc", "mask"]}, draws=2, statistics="rewind")
+    drops = result.table.filter(pl.col("perturbation") == "rerandomise")
+    assert drops["loss"].n_unique() == 1
+    assert drops["accuracy_drop"].to_list() == [0, 0]
+
+
+def test_a_stored_result_keeps_the_versions_that_it_was_made_with(tmp_path, monkeypatch):
+    first = robustness(study(), draws=1, store=tmp_path, command="first").provenance
+    monkeypatch.setitem(robustness.__globals__, "__version__", "9.9")
+    assert robustness(study(), draws=1, store=tmp_path).provenance == first
+
+
+def test_where_no_layer_has_a_verdict_asking_for_one_is_an_error_with_the_reason():
+    result = robustness(study(checkpoints={}, final_epoch=None), draws=1)
+    with pytest.raises(InputError, match="no layer has a verdict on 'reinitialise': the study has no initial weights"):
+        result.layers_that_are("critical")
+    assert result.layers_that_are("critical", "rerandomise") is not None
 
 
 def test_dict_inputs_and_an_output_object_give_the_table_of_plain_tensors():

@@ -34,3 +34,9 @@ def test_module_criticality_is_appendix_c_of_chatterji_et_al():
 def test_a_mistyped_name_is_answered_with_the_closest():
     with pytest.raises(InputError, match="did you mean 'module-criticality'"):
         named("module-critcality")
+
+
+def test_arguments_change_a_named_recipe_key_by_key():
+    recipe = named("module-criticality", network_args={"width": 0.25})
+    assert recipe.network_args == {"init": "xavier-uniform", "width": 0.25}
+    assert named("demo", data_args={"train_examples": 100}).data_args == {"normalise": False, "train_examples": 100}

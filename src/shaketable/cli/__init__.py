@@ -22,7 +22,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     except CycloptsError as error:
         code = _fail(f"{str(error).strip()} See `shaketable --help`.", 2, tokens)
     except KeyboardInterrupt:
-        code = _fail("interrupted; what was done is kept, and the same command goes on from there.", 1, tokens)
+        code = _fail("interrupted; what was saved is kept, and the same command goes on from there.", 1, tokens)
     except BrokenPipeError:  # the reader of our output has gone, as in `shaketable networks | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1

@@ -1,6 +1,6 @@
 """The commands that say what there is: data and networks."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
@@ -63,7 +63,7 @@ def networks_(
     shape: Annotated[list[int] | None, Parameter(negative=(), consume_multiple=True)] = None,
     classes: int = 10,
     network_arg: Pairs = None,
-    by: str = "block",
+    by: Literal["block", "module", "stage"] = "block",
     json: Json = False,
 ) -> None:
     """List the networks, or the layers of one.

@@ -53,9 +53,11 @@ def demo(*, out: Path = Path("demo"), seed: int = 0, json: Json = False) -> None
     name="robustness",
     help_epilogue="""Examples:
   shaketable robustness runs/RUN
-  shaketable robustness runs/RUN --by module --checkpoint 0 --checkpoint 1 --split test
-  shaketable robustness --network resnet18-bn --final final.pt --init init.pt --data cifar10 --data-root ~/data
-  shaketable robustness --network my_models:build --final weights.safetensors --data arrays.npz""",
+  shaketable robustness runs/RUN --by module --checkpoint 0 --split test
+  shaketable robustness --network resnet18-bn --final final.pt \\
+      --init init.pt --data cifar10 --data-root ~/data
+  shaketable robustness --network my_models:build --final weights.safetensors \\
+      --data arrays.npz""",
 )
 def robustness_(
     run: Path | None = None,
@@ -67,7 +69,7 @@ def robustness_(
     weights: Pairs = None,
     data: str | None = None,
     data_arg: Pairs = None,
-    by: str = "block",
+    by: Literal["block", "module", "stage"] = "block",
     checkpoint: Annotated[list[int] | None, Parameter(negative=())] = None,
     draws: int = 5,
     split: Annotated[list[Literal["test", "train"]] | None, Parameter(negative=())] = None,
@@ -81,7 +83,7 @@ def robustness_(
     device: Device = "cpu",
     json: Json = False,
 ) -> None:
-    """Reset each layer of a trained network and measure what still works; writes tables, figures and the report.
+    """Reset each layer of a trained network and measure what still works; writes tables and the report.
 
     Either RUN, a folder that `shaketable train` wrote, or --network with --final (weights from anywhere: safetensors, or
     a PyTorch file, read without running code in it) and --data. Interrupted, the same command goes on.
@@ -123,7 +125,7 @@ def robustness_(
     batch_size
         Examples per forward pass.
     out
-        Where results go; default RUN, or the folder robustness.
+        Where results go; default RUN, or a folder below runs that is named for network and weights.
     """
     from shaketable.errors import InputError
     from shaketable.report import write_report
@@ -140,7 +142,8 @@ def robustness_(
         study = Study.from_run(run, data_root, device)
     else:
         study = _foreign_study(str(network), network_arg, final, init, weights, data, data_arg, data_root, device)
-    folder = out or run or Path("robustness")
+    name = "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in network or "")
+    folder = out or run or Path("runs") / f"{name}-{study.weights_fingerprint}"
     result = _robustness(
         study,
         folder,
@@ -309,17 +312,14 @@ def _answer(result: "Robustness", report: Path) -> dict[str, Any]:
 
     split = result.splits()[0]
     verdicts = result.verdicts(split)
-    return {
-        "report": str(report),
-        "critical_layers": result.layers_that_are("critical", split=split),
-        "robust_layers": result.layers_that_are("robust", split=split),
-        "critical_to_rerandomisation": result.layers_that_are("critical", "rerandomise", split),
-        "split": split,
-        "error": clean_row(result, split)["error"],
-        "layers": verdicts.select(
-            "layer", "reinitialise", "reinitialise_drop", "rerandomise", "rerandomise_drop"
-        ).to_dicts(),
-    }
+    measured = [name for name in ("reinitialise", "rerandomise") if verdicts[name].is_not_null().any()]
+    found: dict[str, Any] = {"report": str(report), "split": split, "error": clean_row(result, split)["error"]}
+    if measured:  # a network without initial weights is judged by re-randomisation
+        found["perturbation"] = measured[0]
+        for verdict in ("critical", "robust"):
+            found[f"{verdict}_layers"] = result.layers_that_are(verdict, measured[0], split)
+    columns = ("layer", "reinitialise", "reinitialise_drop", "rerandomise", "rerandomise_drop")
+    return found | {"layers": verdicts.select(columns).to_dicts()}
 
 
 def _told(result: "Robustness", report: Path) -> list[object]:

@@ -17,7 +17,7 @@ app = App(
     help_format="plaintext",
     help_epilogue="""Examples:
   shaketable demo
-  shaketable train --network resnet18-bn --data cifar10 --data-root ~/data --augment pad-crop:4 --augment flip
+  shaketable train --network resnet18-bn --data cifar10 --data-root ~/data
   shaketable robustness runs/RUN --draws 5
   shaketable report runs/RUN
 
@@ -26,7 +26,10 @@ app = App(
 
 Root = Annotated[Path | None, Parameter(name="--data-root", env_var="SHAKETABLE_DATA", help="Where data sets lie.")]
 Json = Annotated[
-    bool, Parameter(name="--json", negative=(), help="One JSON object on the last line of standard output.")
+    bool,
+    Parameter(
+        name="--json", negative=(), show_default=False, help="One JSON object on the last line of standard output."
+    ),
 ]
 Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1, ...")]
 Pairs = Annotated[list[str] | None, Parameter(negative=())]

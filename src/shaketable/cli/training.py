@@ -15,8 +15,9 @@ from shaketable.cli.terminal import Device, Json, Pairs, Root, app, finish, pair
   shaketable train --network fcn-3x256 --data mnist --data-root ~/data
   shaketable train --recipe module-criticality --network resnet18 --device cuda
   shaketable train --recipe runs/RUN/recipe.json --seed 1
-  shaketable train --network resnet18-bn --network-arg width=0.25 --data cifar10 --data-arg train_examples=10000 \\
-      --augment pad-crop:4 --augment flip --checkpoint 1 --checkpoint 10 --epochs 30""",
+  shaketable train --network resnet18-bn --network-arg width=0.25 \\
+      --data cifar10 --data-arg train_examples=10000 --epochs 30 \\
+      --augment pad-crop:4 --augment flip --checkpoint 1 --checkpoint 10""",
 )
 def train_(
     *,
@@ -133,7 +134,7 @@ def train_(
     elif recipe in NAMED:
         chosen = named(recipe, **changes)
     else:
-        chosen = Recipe.from_file(recipe).replace(**changes)
+        chosen = Recipe.from_file(recipe).changed(**changes)
     run = train(chosen, out=out, data_root=data_root, device=device)
     last = run.history.row(-1, named=True)
     answer = {"run": str(run.path), "epochs": last["epoch"], "checkpoints": list(run.checkpoints)}

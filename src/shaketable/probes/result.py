@@ -73,7 +73,7 @@ class Robustness:
         }  # never a mean over some of the draws
         means = [whole[name].then(pl.col(name).mean()).alias(name) for name in numbers]
         deviations = [whole[name].then(pl.col(name).std(ddof=1)).alias(f"{name}_std") for name in numbers]
-        facts = [pl.len().alias("draws"), *means, *deviations, pl.col("distribution").first()]
+        facts = [pl.col("error").count().alias("draws"), *means, *deviations, pl.col("distribution").first()]
         facts += [pl.col("status").sort_by(pl.col("status") == "ok").first(), pl.col("reason").drop_nulls().first()]
         return self.table.group_by(keys, maintain_order=True).agg(facts)
 
@@ -114,7 +114,15 @@ class Robustness:
         return found
 
     def layers_that_are(self, verdict: str, perturbation: str = "reinitialise", split: str = "test") -> list[str]:
-        """Names of the layers with a verdict, in forward order."""
+        """Names of the layers with a verdict, in forward order.
+
+        Raises:
+            InputError: no layer has a verdict on this perturbation.
+        """
+        if self.verdicts(split)[perturbation].null_count() == len(self.verdicts(split)):
+            reasons = self.table.filter(pl.col("perturbation") == perturbation)["reason"].drop_nulls()
+            reason = reasons[0] if len(reasons) else "it was not asked for"
+            raise InputError(f"no layer has a verdict on {perturbation!r}: {reason}.")
         return self.verdicts(split).filter(pl.col(perturbation) == verdict)["layer"].to_list()
 
     def splits(self) -> list[str]:

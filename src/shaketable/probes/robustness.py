@@ -122,7 +122,7 @@ def robustness(
         "task": study.task,
         "classes": study.classes,
         "layers_by": by if isinstance(by, str) else "your own",
-        "checkpoints": epochs,
+        "checkpoints": list(epochs),
         "final_checkpoint": study.final_epoch,
         "draws": draws,
         "statistics": statistics,
@@ -145,8 +145,8 @@ def robustness(
     with locked(folder):
         if (folder / "provenance.json").is_file():
             kept = Robustness.load(folder)
-            when = {name: kept.provenance[name] for name in ("created", "seconds")}
-            result = replace(kept, robust=robust, critical=critical, provenance=facts | when, history=study.history)
+            told = kept.provenance | ({"command": command} if command else {})
+            result = replace(kept, robust=robust, critical=critical, provenance=told)
         else:
             with Cells(folder / "cells.jsonl", digest(identity)) as cells:
                 rows, distance = plan.measure(cells)
@@ -220,10 +220,11 @@ class _Plan:
                 fresh, sources = self.fresh(draw)
                 distance += distance_rows(study.final, fresh, self.layers, draw=draw)
                 for layer in self.layers:
-                    source = source_of(layer, sources, self.statistics)
+                    source = source_of(layer, sources)
                     what = self._row(layer, "rerandomise", draw=draw) | {"distribution": source}
                     if source is None:
                         rows += self._unavailable(what, NO_DISTRIBUTION)
+                        advance(len(self.data))
                     else:
                         add(replace_layer(study.final, layer, fresh, self.statistics), what)
         if study.init is None:

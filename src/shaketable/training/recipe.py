@@ -169,6 +169,12 @@ class Recipe:
         """The name of the run's folder: network, data and digest."""
         return re.sub(r"[^A-Za-z0-9._-]+", "_", f"{self.network}-{self.data}-{self.digest}")
 
+    def changed(self, **changes: Any) -> "Recipe":
+        """The same recipe with some fields changed; ``network_args`` and ``data_args`` are changed key by key."""
+        kept = self.to_dict()
+        merged = {name: {**kept[name], **changes[name]} for name in ("network_args", "data_args") if name in changes}
+        return Recipe.from_dict({**kept, **changes, **merged})
+
     def replace(self, **changes: Any) -> "Recipe":
         """This recipe with some fields changed."""
         return Recipe.from_dict({**self.to_dict(), **changes})

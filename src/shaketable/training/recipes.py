@@ -54,7 +54,8 @@ def named(name: str, **changes: Any) -> Recipe:
 
     Args:
         name: a key of :data:`NAMED`.
-        changes: fields of :class:`Recipe`, such as ``network``, ``seed`` or ``epochs``.
+        changes: fields of :class:`Recipe`, such as ``network``, ``seed`` or ``epochs``; ``network_args`` and ``data_args``
+            change the recipe's own key by key.
 
     Raises:
         InputError: an unknown name or field, or a value that is not allowed.
@@ -82,4 +83,4 @@ def named(name: str, **changes: Any) -> Recipe:
         close = get_close_matches(name, NAMED, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(NAMED)}."
         raise InputError(f"there is no named recipe {name!r}; {hint}")
-    return Recipe.from_dict({**NAMED[name], **changes})
+    return Recipe.from_dict(NAMED[name]).changed(**changes)

@@ -209,7 +209,7 @@ def _go_on(
     done = len(history) - 1
     began = time.perf_counter() - (history[-1]["seconds"] if history else 0.0)
     saved = time.monotonic()
-    with progress(f"training {recipe.folder_name}", recipe.epochs, max(done, 0)) as advance:
+    with progress("training", recipe.epochs, max(done, 0)) as advance:
         for epoch in range(done + 1, recipe.epochs + 1):
             row: dict[str, Any] = {**dict.fromkeys(HISTORY), "epoch": epoch}
             if epoch:
