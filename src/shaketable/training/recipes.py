@@ -61,9 +61,10 @@ def named(name: str, **changes: Any) -> Recipe:
         InputError: an unknown name or field, or a value that is not allowed.
 
     Deviates: ``"demo"`` is ours: the paper's settings on scikit-learn's digits, but with batches of 32 and pixels in
-    [0, 1]. On 1,438 images of 8 x 8 the paper's batches of 128 standardised images leave the first layer barely critical.
+    [0, 1] (docs/results/demo).
     Convolutional networks without batch norm start from Xavier-uniform: from Kaiming-normal, which Chatterji et al. name,
-    they diverge within an epoch at these learning rates (their Fixup is ``network_args={"init": "fixup"}``, for ResNets).
+    they diverge within an epoch at these learning rates (seen at a quarter of the width; their Fixup is
+    ``network_args={"init": "fixup"}``, for ResNets).
     The networks are one of those that each paper studies. The learning rate of Zhang
     et al. is not printed; it is 0.1 here. Chatterji et al. print no upper limit of epochs: 300 (1000 for the fully
     connected networks) is ours. They say that weight decay was used to train all networks, and at the end of the
