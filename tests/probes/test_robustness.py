@@ -426,3 +426,8 @@ def test_the_provenance_names_weights_data_versions_seed_and_arguments():
     assert set(facts["data"]) == {"test"}
     assert len(facts["weights"]) == 16
     assert facts["statistics"] == "keep"
+
+
+def test_checkpoints_may_come_from_any_iterable_in_any_order():
+    one, other = (robustness(study(), draws=0, checkpoints=epochs) for epochs in ([0, 1], (e for e in (1, 0, 1))))
+    assert one.table.equals(other.table)
