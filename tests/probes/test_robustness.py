@@ -431,3 +431,8 @@ def test_the_provenance_names_weights_data_versions_seed_and_arguments():
 def test_checkpoints_may_come_from_any_iterable_in_any_order():
     one, other = (robustness(study(), draws=0, checkpoints=epochs) for epochs in ([0, 1], (e for e in (1, 0, 1))))
     assert one.table.equals(other.table)
+
+
+def test_without_checkpoints_only_re_randomisation_is_measured():
+    table = robustness(study(), draws=1, checkpoints=[]).table
+    assert table["perturbation"].unique().sort().to_list() == ["none", "rerandomise"]

@@ -259,12 +259,13 @@ def _epochs(study: Study, checkpoints: Iterable[int] | None) -> tuple[int, ...]:
     """The checkpoints to re-initialise to, ascending."""
     if checkpoints is None:
         return study.epochs
-    wanted = () if isinstance(checkpoints, int | str) else tuple(checkpoints)
-    if not wanted or not all(isinstance(epoch, int) for epoch in wanted):
+    wanted = (None,) if isinstance(checkpoints, int | str) else tuple(checkpoints)
+    if not all(isinstance(epoch, int) for epoch in wanted):
         raise InputError(f"checkpoints={checkpoints!r}: give a list of epochs, such as [0, 1, 10].")
-    for epoch in set(wanted) - set(study.epochs):
+    epochs = {epoch for epoch in wanted if isinstance(epoch, int)}
+    for epoch in epochs - set(study.epochs):
         study.checkpoint(epoch)  # says which there are
-    return tuple(sorted(set(wanted)))
+    return tuple(sorted(epochs))
 
 
 def _check_numbers(**numbers: Any) -> None:
