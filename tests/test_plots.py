@@ -183,8 +183,8 @@ def test_the_history_leaves_out_what_was_not_recorded() -> None:
     ("draw", "said"),
     [
         (lambda: plots.robustness_heatmap(summary(), "valid"), "'valid'; splits that it has: test, train"),
-        (lambda: plots.robustness_heatmap(summary(), quantity="f1"), "'f1' is no quantity"),  # type: ignore[arg-type]
-        (lambda: plots.distance_heatmap(pl.DataFrame(), "l1"), "'l1' is no distance"),  # type: ignore[arg-type]
+        (lambda: plots.robustness_heatmap(summary(), quantity="f1"), "'f1' is no quantity"),
+        (lambda: plots.distance_heatmap(pl.DataFrame(), "l1"), "'l1' is no distance"),
         (lambda: plots.distance_heatmap(pl.DataFrame()), "no row"),
         (lambda: plots.training_history(pl.DataFrame({"epoch": [0]})), "no recorded"),
         (lambda: plots.save(plots.robustness_heatmap(summary()), "figure.bmp"), "figure.bmp"),

@@ -151,7 +151,6 @@ class Study:
         return cls(
             run.network().to(place).eval(),
             final=checkpoints[last],
-            init=checkpoints[0],
             checkpoints=checkpoints,
             train=dataset.train,
             test=dataset.test,

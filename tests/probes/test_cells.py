@@ -1,16 +1,24 @@
 """Cells on disk survive being cut off at any byte."""
 
+from pathlib import Path
+
 import pytest
 
 from shaketable.errors import InputError
 from shaketable.probes.cells import Cells
 
 
-def test_a_file_cut_at_any_byte_loses_at_most_the_last_cell_and_can_be_gone_on_with(tmp_path):
-    path = tmp_path / "cells.jsonl"
+def filled(folder: Path) -> Path:
+    """A file of three cells."""
+    path = folder / "cells.jsonl"
     with Cells(path, "me") as cells:
         for key in "abc":
             cells.get(key, lambda key=key: {"value": key})
+    return path
+
+
+def test_a_file_cut_at_any_byte_loses_at_most_the_last_cell_and_can_be_gone_on_with(tmp_path):
+    path = filled(tmp_path)
     whole = path.read_bytes()
     for cut in range(len(whole) + 1):
         path.write_bytes(whole[:cut])
@@ -22,10 +30,7 @@ def test_a_file_cut_at_any_byte_loses_at_most_the_last_cell_and_can_be_gone_on_w
 
 
 def test_a_damaged_line_and_all_behind_it_are_computed_anew(tmp_path):
-    path = tmp_path / "cells.jsonl"
-    with Cells(path, "me") as cells:
-        for key in "abc":
-            cells.get(key, lambda key=key: {"value": key})
+    path = filled(tmp_path)
     whole = path.read_bytes()
     lines = whole.split(b"\n")
     path.write_bytes(b"\n".join([*lines[:2], b"\0" * 20, *lines[3:]]))
