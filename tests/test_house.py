@@ -12,7 +12,7 @@ import shaketable
 SOURCE = Path(shaketable.__file__).parent
 ROOMS = [
     *["__init__", "errors", "identity", "files", "forward", "progress", "params", "data", "evaluate", "networks"],
-    *["training", "perturb", "study", "probes", "plots", "report", "cli", "__main__"],
+    *["training", "perturb", "study", "engine", "probes", "plots", "report", "cli", "__main__"],
 ]
 
 

@@ -1,6 +1,8 @@
 """Errors and loss of one set of weights on all the data: the plain loop, and the reference of everything that is faster."""
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 from shaketable.data import Data
 from shaketable.data.data import IGNORED
 from shaketable.errors import InputError
-from shaketable.forward import evaluation_mode, forward
+from shaketable.forward import evaluation_mode, forward, map_inputs
 from shaketable.params import Params
 
 
@@ -18,13 +20,17 @@ class Sums:
 
     ``examples`` counts labels (tokens in a language model, those with label -100 left out), ``errors`` the wrong ones,
     ``loss`` is the sum of cross-entropies in nats, ``not_finite`` counts examples with a NaN or infinite logit: these
-    are errors, and the loss is not a number.
+    are errors, and the loss is not a number. ``class_examples`` and ``class_errors`` are the same counts for each label,
+    ``margin`` is the sum of label logit minus highest other logit; empty and None where they were not asked for.
     """
 
     examples: int
     errors: int
     loss: float
     not_finite: int = 0
+    class_examples: tuple[int, ...] = ()
+    class_errors: tuple[int, ...] = ()
+    margin: float | None = None
 
     @property
     def error(self) -> float:
@@ -36,9 +42,33 @@ class Sums:
         """Mean cross-entropy, in nats."""
         return self.loss / self.examples
 
+    @property
+    def class_error(self) -> tuple[float, ...]:
+        """0-1 error of the examples of each label, in [0, 1]; NaN for a label that no example has."""
+        pairs = zip(self.class_errors, self.class_examples, strict=True)
+        return tuple(wrong / count if count else float("nan") for wrong, count in pairs)
+
+    @property
+    def mean_margin(self) -> float:
+        """Mean margin of the label's logit over the highest other one."""
+        return float("nan") if self.margin is None else self.margin / self.examples
+
+    def __add__(self, other: "Sums") -> "Sums":
+        """The sums over both sets of examples."""
+        classes = len(self.class_examples)
+        return Sums(
+            self.examples + other.examples,
+            self.errors + other.errors,
+            self.loss + other.loss,
+            self.not_finite + other.not_finite,
+            tuple(self.class_examples[c] + other.class_examples[c] for c in range(classes)),
+            tuple(self.class_errors[c] + other.class_errors[c] for c in range(classes)),
+            None if self.margin is None or other.margin is None else self.margin + other.margin,
+        )
+
 
 def rows(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [N, C] or [N, T, C] in float32 as one row per label, and labels [N] or [N, T] as one vector.
+    """Logits [N, C] or [N, T, C] in float32 as one row per label that counts, and labels [N] or [N, T] as one vector.
 
     Raises:
         InputError: there is not one row of logits per label.
@@ -48,7 +78,47 @@ def rows(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             f"the network gave logits of shape {list(logits.shape)} for labels of shape {list(labels.shape)}; "
             "it must give one row of class scores per label."
         )
-    return logits.float().flatten(0, -2), labels.flatten()
+    if labels.ndim == 1:
+        return logits.float(), labels  # one label an example: Data sees to it that each counts
+    logits, labels = logits.float().flatten(0, -2), labels.flatten()
+    counted = labels != IGNORED
+    return (logits, labels) if bool(counted.all()) else (logits[counted], labels[counted])
+
+
+def outcomes(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What each label [R] makes of its row of logits [R, C]: wrong, cross-entropy in nats, and finite (None: all are).
+
+    Among equal logits the lowest class is the decision (torch's argmax). A row with a NaN or infinite logit is wrong.
+    """
+    highest, decisions = logits.max(-1, keepdim=True)
+    below = logits - highest
+    wrong = (decisions != labels.unsqueeze(1)).squeeze(1)
+    losses = below.exp().sum(-1).log_() - below.gather(1, labels.unsqueeze(1)).squeeze(1)
+    if logits.sum().isfinite():
+        return wrong, losses, None
+    finite = logits.isfinite().all(-1)
+    return wrong | ~finite, losses, finite
+
+
+def tally(logits: Tensor, labels: Tensor, per_class: bool = False, margins: bool = False) -> Sums:
+    """Sums over one batch, from logits [N, C] or [N, T, C] and labels [N] or [N, T]; see :class:`Sums`."""
+    logits, labels = rows(logits, labels)
+    if not len(labels):
+        none = (0,) * logits.shape[-1] if per_class else ()
+        return Sums(0, 0, 0.0, 0, none, none, 0.0 if margins else None)
+    wrong, losses, finite = outcomes(logits, labels)
+    not_finite = 0 if finite is None else int((~finite).sum())
+    by_class: tuple[tuple[int, ...], ...] = ()
+    if per_class:
+        which = (labels, labels[wrong])
+        by_class = tuple(tuple(torch.bincount(of, minlength=logits.shape[-1]).tolist()) for of in which)
+    margin = None
+    if margins:
+        label = labels.unsqueeze(1)
+        others = logits.scatter(1, label, float("-inf")).amax(1)
+        margin = float((logits.gather(1, label).squeeze(1) - others).sum(dtype=torch.float64))
+    loss = float(losses.sum(dtype=torch.float64))
+    return Sums(len(labels), int(wrong.sum()), loss, not_finite, *by_class, margin=margin)
 
 
 def evaluate(network: nn.Module, params: Params, data: Data, batch_size: int = 500) -> Sums:
@@ -78,18 +148,18 @@ def evaluate(network: nn.Module, params: Params, data: Data, batch_size: int = 5
         >>> evaluate(network, {"weight": torch.eye(2)}, data).error
         0.5
     """
-    device = data.labels.device
-    examples, errors, not_finite = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(3))
-    loss = torch.zeros((), dtype=torch.float64, device=device)
     with evaluation_mode(network), torch.no_grad():
-        for inputs, labels in data.batches(batch_size):
-            logits, labels = rows(forward(network, inputs, params), labels)
-            counted = labels != IGNORED
-            finite = logits.isfinite().all(-1)
-            errors += (((logits.argmax(-1) != labels) | ~finite) & counted).sum()
-            not_finite += (~finite & counted).sum()
-            loss += nn.functional.cross_entropy(logits, labels, reduction="none").sum(dtype=torch.float64)
-            examples += counted.sum()
-    if not examples:
+        batches = data.batches(batch_size)
+        parts = [tally(forward(network, map_inputs(torch.clone, x), params), labels) for x, labels in batches]
+    return checked(reduce(add, parts))
+
+
+def checked(sums: Sums) -> Sums:
+    """The sums, if there is anything to divide by.
+
+    Raises:
+        InputError: every label is -100.
+    """
+    if not sums.examples:
         raise InputError("no label counts: every one is -100; give data with labels.")
-    return Sums(int(examples), int(errors), float(loss), int(not_finite))
+    return sums

@@ -83,16 +83,50 @@ def usable_device(device: str | torch.device) -> torch.device:
     return found
 
 
+Slot = tuple[Any, str]
+"""Where a module keeps a tensor: its table of parameters or of buffers, and the key."""
+
+
+def slots(network: nn.Module) -> dict[str, list[Slot]]:
+    """Every place where a network keeps a tensor, by the first name of the tensor; tied ones have several places."""
+    names = {id(tensor): name for name, tensor in (*network.named_parameters(), *network.named_buffers())}
+    found: dict[str, list[Slot]] = {}
+    for module in network.modules():
+        for table in (module._parameters, module._buffers):
+            for key, tensor in table.items():
+                if tensor is not None:
+                    found.setdefault(names[id(tensor)], []).append((table, key))
+    return found
+
+
+@contextmanager
+def exchanged(places: Mapping[str, list[Slot]], tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Other tensors in a network's places, by name, and afterwards those that were there.
+
+    What :func:`torch.func.functional_call` does, except that a module with two names gets its own tensors back; there
+    (torch 2.13) it keeps the exchanged ones.
+    """
+    before = [(table, key, table[key]) for name in tensors for table, key in places.get(name, ())]
+    try:
+        for name, tensor in tensors.items():
+            for table, key in places.get(name, ()):
+                table[key] = tensor
+        yield
+    finally:
+        for table, key, tensor in before:
+            table[key] = tensor
+
+
 def forward(network: nn.Module, inputs: Inputs, params: Mapping[str, Tensor] | None = None) -> Tensor:
     """Logits of a network [N, classes], with its parameters and buffers replaced by ``params`` where these are given.
 
-    A tuple of inputs is passed as positional arguments, a dict as keyword arguments. With ``params`` the call goes
-    through :func:`torch.func.functional_call`, and what the network writes into its buffers reaches neither the network
-    nor ``params``.
+    A tuple of inputs is passed as positional arguments, a dict as keyword arguments. With ``params``, what the network
+    writes into its buffers reaches neither the network nor ``params``.
     """
     args = () if isinstance(inputs, Mapping) else (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
     if params is None:
         return logits_of(network(*args, **kwargs))
     buffers = {name: params.get(name, buffer).clone() for name, buffer in network.named_buffers()}
-    return logits_of(torch.func.functional_call(network, {**params, **buffers}, args, kwargs))
+    with exchanged(slots(network), {**params, **buffers}):
+        return logits_of(network(*args, **kwargs))

@@ -173,7 +173,8 @@ def _in_forward_order(found: list[Layer], network: nn.Module, inputs: Inputs | N
 
         return note
 
-    handles = [module.register_forward_pre_hook(record(path)) for path, module in network.named_modules()]
+    hooked = ((p, m) for p, m in network.named_modules() if not isinstance(m, torch.jit.ScriptModule))
+    handles = [module.register_forward_pre_hook(record(path)) for path, module in hooked]
     try:
         with evaluation_mode(network), torch.no_grad():
             forward(network, inputs, {})

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from shaketable import params
+from shaketable.data import Data
 from shaketable.data.augmentation import Augmentation
-from shaketable.data.data import IGNORED, Data
 from shaketable.errors import InputError
 from shaketable.evaluate import rows
 from shaketable.forward import Inputs, forward, map_inputs
@@ -57,7 +57,7 @@ class Trainer:
         draws = generator_from(recipe.seed, "epoch", epoch)
         order = torch.randperm(len(self.train), generator=draws).to(device)
         total = torch.zeros((), dtype=torch.float64, device=device)
-        counted = torch.zeros((), dtype=torch.int64, device=device)
+        counted = 0
         low = torch.autocast(device.type, getattr(torch, recipe.precision), enabled=recipe.precision != "float32")
         with _torch_seeded(seed_from(recipe.seed, "torch", epoch), device):
             for inputs, labels in self.train.batches(recipe.batch_size, order):
@@ -66,15 +66,14 @@ class Trainer:
                 with low:
                     logits = self._logits(inputs)
                 logits, labels = rows(logits, labels)
-                loss = cross_entropy(logits, labels, ignore_index=IGNORED)
+                loss = cross_entropy(logits, labels)
                 self.optimiser.zero_grad(set_to_none=True)
                 self.scaler.scale(loss).backward()
                 self.scaler.step(self.optimiser)
                 self.scaler.update()
-                count = (labels != IGNORED).sum()
-                total += loss.detach() * count
-                counted += count
-        return total.item() / counted.item()
+                total += loss.detach() * len(labels)
+                counted += len(labels)
+        return total.item() / counted
 
     def _logits(self, inputs: Inputs) -> Tensor:
         """The forward pass of a step."""

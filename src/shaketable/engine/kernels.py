@@ -1,0 +1,262 @@
+"""Convolutions with an addition and a ReLU in one operator, in several ways; the fastest for a shape is found by timing."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SCRATCH = 16384
+"""Tiles times channels that Winograd's transforms hold at a time: about two megabytes, a second-level cache."""
+_WORTH = 0.9
+"""What another kernel than oneDNN's must take of its time, at most, to be chosen: timings on a shared machine err."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What a convolution is, beside its tensors. ``shape`` is its input's, [N, C, H, W]."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    shape: tuple[int, ...]
+    kernel: tuple[int, ...]
+
+    @property
+    def out(self) -> tuple[int, ...]:
+        """Height and width of the output."""
+        sizes = zip(self.shape[2:], self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        return tuple(
+            (size + 2 * pad - step * (field - 1) - 1) // stride + 1 for size, field, stride, pad, step in sizes
+        )
+
+
+class Kernel(Protocol):
+    """A way to compute a convolution: weights are packed once, and used for many inputs."""
+
+    def fits(self, geometry: Geometry, weight: Tensor) -> bool:
+        """Whether it can, and may pay."""
+        ...
+
+    def pack(self, geometry: Geometry, weight: Tensor) -> Tensor:
+        """The weights as ``run`` wants them."""
+        ...
+
+    def run(
+        self, geometry: Geometry, x: Tensor, packed: Tensor, bias: Tensor | None, other: Tensor | None, relu: bool
+    ) -> Tensor:
+        """The convolution plus ``bias`` plus ``other``, and ReLU of it; a new tensor."""
+        ...
+
+
+class Eager:
+    """Torch's own convolution: any shape, any device."""
+
+    def fits(self, geometry: Geometry, weight: Tensor) -> bool:
+        return True
+
+    def pack(self, geometry: Geometry, weight: Tensor) -> Tensor:
+        return weight
+
+    def run(
+        self, geometry: Geometry, x: Tensor, packed: Tensor, bias: Tensor | None, other: Tensor | None, relu: bool
+    ) -> Tensor:
+        g = geometry
+        y = torch.convolution(x, packed, bias, g.stride, g.padding, g.dilation, False, [0] * len(g.stride), g.groups)
+        return finish(y, None, other, relu)
+
+
+class OneDNN:
+    """The fused operators of torch's compiler, channels last."""
+
+    def fits(self, geometry: Geometry, weight: Tensor) -> bool:
+        if (
+            weight.device.type != "cpu"
+            or len(geometry.shape) != 4
+            or not hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        ):
+            return False
+        return weight.dtype == torch.float32 or (
+            weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        )
+
+    def pack(self, geometry: Geometry, weight: Tensor) -> Tensor:
+        g = geometry
+        return torch.ops.mkldnn._reorder_convolution_weight(
+            weight.contiguous(), g.padding, g.stride, g.dilation, g.groups, g.shape
+        )
+
+    def run(
+        self, geometry: Geometry, x: Tensor, packed: Tensor, bias: Tensor | None, other: Tensor | None, relu: bool
+    ) -> Tensor:
+        g = (geometry.padding, geometry.stride, geometry.dilation, geometry.groups)
+        unary = "relu" if relu else None
+        if other is None:
+            return torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *g, unary or "none", [], "")
+        return torch.ops.mkldnn._convolution_pointwise.binary(
+            x, channels_last(other), packed, bias, *g, "add", 1.0, unary, [], ""
+        )
+
+
+class Dense:
+    """One matrix from all inputs to all outputs, for maps that are no larger than the kernel (3x3 on 2x2)."""
+
+    def fits(self, geometry: Geometry, weight: Tensor) -> bool:
+        height, width = geometry.shape[2:] if len(geometry.shape) == 4 else (9, 9)
+        return geometry.groups == 1 and height * width <= min(4, weight[0, 0].numel())
+
+    def pack(self, geometry: Geometry, weight: Tensor) -> Tensor:
+        g, (height, width) = geometry, geometry.shape[2:]
+        matrix = weight.new_zeros(height, width, weight.shape[1], *g.out, weight.shape[0])
+        for y in range(g.out[0]):
+            for x in range(g.out[1]):
+                for i in range(weight.shape[2]):
+                    for j in range(weight.shape[3]):
+                        row = y * g.stride[0] - g.padding[0] + i * g.dilation[0]
+                        column = x * g.stride[1] - g.padding[1] + j * g.dilation[1]
+                        if 0 <= row < height and 0 <= column < width:
+                            matrix[row, column, :, y, x] = weight[:, :, i, j].t()
+        return matrix.view(height * width * weight.shape[1], -1)
+
+    def run(
+        self, geometry: Geometry, x: Tensor, packed: Tensor, bias: Tensor | None, other: Tensor | None, relu: bool
+    ) -> Tensor:
+        y = x.permute(0, 2, 3, 1).reshape(len(x), -1) @ packed
+        return finish(y.view(len(x), *geometry.out, -1).permute(0, 3, 1, 2), bias, other, relu)
+
+
+class Winograd:
+    r"""3x3 with stride 1 as products at 36 points: 4x4 outputs from 6x6 inputs, a quarter of the multiplications.
+
+    .. math:: Y = A^T [(G w G^T) \odot (B^T x B)] A
+
+    at the points 0, :math:`\pm 3/4`, :math:`\pm 3/2` and infinity: all constants are exact in float32 but G's, and the
+    rounding error is a quarter of that of the common 0, :math:`\pm 1`, :math:`\pm 2`.
+
+    References:
+        A. Lavin, S. Gray, Fast algorithms for convolutional neural networks, CVPR 2016. B. Barabasz, A. Anderson, K. Soodhalter,
+        D. Gregg, Error analysis and improving the accuracy of Winograd convolution for deep neural networks, TOMS 2020.
+    """
+
+    def __init__(self) -> None:
+        points = [0.0, 0.75, -0.75, 1.5, -1.5]
+        at = torch.tensor([[p**i for p in points] + [float(i == 3)] for i in range(4)], dtype=torch.float64)
+        g, bt = torch.zeros(6, 3, dtype=torch.float64), torch.zeros(6, 6, dtype=torch.float64)
+        g[5, 2] = 1
+        for row, point in enumerate([*points, None]):
+            others = [q for q in points if q != point]
+            product = torch.ones(1, dtype=torch.float64)  # of (x - q), lowest power first
+            for q in others:
+                product = F.pad(product, (1, 0)) - q * F.pad(product, (0, 1))
+            bt[row, : len(product)] = product
+            if point is not None:
+                scale = sum(float(c) * point**i for i, c in enumerate(product))
+                g[row] = torch.tensor([1, point, point**2], dtype=torch.float64) / scale
+        self._b, self._a = torch.kron(bt, bt).float(), torch.kron(at, at).float()
+        self._g = torch.kron(g, g).float()
+
+    def fits(self, geometry: Geometry, weight: Tensor) -> bool:
+        g = geometry
+        square = g.kernel == (3, 3) and g.stride == g.dilation == (1, 1) and g.groups == 1
+        plain = weight.dtype == torch.float32 and weight.device.type == "cpu"
+        return square and plain and min(weight.shape[:2]) >= 32 and min(g.out) >= 3
+
+    def pack(self, geometry: Geometry, weight: Tensor) -> Tensor:
+        outputs, inputs = weight.shape[:2]
+        return (self._g @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, inputs, outputs)
+
+    def run(
+        self, geometry: Geometry, x: Tensor, packed: Tensor, bias: Tensor | None, other: Tensor | None, relu: bool
+    ) -> Tensor:
+        (count, inputs, height, width), outputs = geometry.shape, packed.shape[2]
+        (rows, columns), (top, left) = geometry.out, geometry.padding
+        down, across = -(-rows // 4), -(-columns // 4)
+        chunk = min(count, max(1, max(64, SCRATCH // max(inputs, outputs)) // (down * across)))
+        maps = x.permute(0, 2, 3, 1)
+        padded = x.new_zeros(chunk, max(4 * down + 2, height + top), max(4 * across + 2, width + left), inputs)
+        image, line, pixel, _ = padded.stride()
+        one, two = x.new_empty(2, 36 * chunk * down * across * max(inputs, outputs))
+        out = x.new_empty(count, 4 * down, 4 * across, outputs)
+        added = None if other is None else other.permute(0, 2, 3, 1)
+        for start in range(0, count, chunk):
+            n = min(chunk, count - start)
+            t = n * down * across
+            padded[:n, top : top + height, left : left + width] = maps[start : start + n]
+            tiles = one[: 36 * t * inputs].view(36, -1)
+            windows = padded.as_strided((6, 6, n, down, across, inputs), (line, pixel, image, 4 * line, 4 * pixel, 1))
+            tiles.view(windows.shape).copy_(windows)
+            points = torch.mm(self._b, tiles, out=two[: 36 * t * inputs].view(36, -1)).view(36, t, inputs)
+            products = torch.bmm(points, packed, out=one[: 36 * t * outputs].view(36, t, outputs)).view(36, -1)
+            part = torch.mm(self._a, products, out=two[: 16 * t * outputs].view(16, -1))
+            part = part.view(4, 4, n, down, across, outputs).permute(2, 3, 0, 4, 1, 5)
+            here = out[start : start + n]
+            tiled = here.view(n, down, 4, across, 4, outputs)
+            if bias is not None:
+                torch.add(part, bias, out=tiled)
+            else:
+                tiled.copy_(part)
+            if added is not None:
+                here[:, :rows, :columns].add_(added[start : start + n])
+            if relu:
+                here.relu_()
+        return out[:, :rows, :columns].permute(0, 3, 1, 2)
+
+
+EAGER, KERNELS = Eager(), (OneDNN(), Dense(), Winograd())
+_chosen: dict[Any, tuple[Kernel, Kernel]] = {}
+
+
+def choose(
+    geometry: Geometry, weight: Tensor, x: Tensor, bias: Tensor | None, other: Tensor | None, relu: bool
+) -> tuple[Kernel, Kernel]:
+    """The fastest kernel for weights that are used often, and for weights that are packed for a single use.
+
+    Timed once for each shape (batches up to the same power of two count as one).
+    """
+    g = geometry
+    key = (g, weight.shape[0], weight.dtype, weight.device, other is None)
+    key = (g.stride, g.padding, g.dilation, g.groups, g.kernel, g.shape[1:], (g.shape[0] - 1).bit_length(), *key[1:])
+    if key not in _chosen:
+        able = [kernel for kernel in KERNELS if kernel.fits(g, weight)]
+        if not able:
+            _chosen[key] = (EAGER, EAGER)
+        elif len(able) == 1:
+            _chosen[key] = (able[0], able[0])
+        else:
+            times = []
+            for position, kernel in enumerate(able):
+                packing = _seconds(lambda kernel=kernel: kernel.pack(g, weight))
+                packed = kernel.pack(g, weight)
+                running = _seconds(lambda kernel=kernel, packed=packed: kernel.run(g, x, packed, bias, other, relu))
+                fair = 1.0 if position == 0 else 1 / _WORTH
+                times.append((running * fair, (packing + running) * fair, kernel))
+            _chosen[key] = (min(times, key=lambda item: item[0])[2], min(times, key=lambda item: item[1])[2])
+    return _chosen[key]
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    """Processor time of this thread for a call, the shorter of two after a first one."""
+    taken = []
+    for _ in range(3):
+        started = time.thread_time()
+        function()
+        taken.append(time.thread_time() - started)
+    return min(taken[1:])
+
+
+def finish(y: Tensor, bias: Tensor | None, other: Tensor | None, relu: bool) -> Tensor:
+    """Add a bias [C] and a tensor to a fresh tensor, and ReLU, in place."""
+    if bias is not None:
+        y.add_(bias.view(-1, *[1] * (y.dim() - 2)))
+    if other is not None:
+        y.add_(other)
+    return y.relu_() if relu else y
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """The same tensor, the channels of images [N, C, H, W] together in memory."""
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.contiguous()

@@ -1,0 +1,86 @@
+"""Variants: networks that differ from a base in a few tensors."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shaketable.errors import InputError
+from shaketable.params import Params
+
+
+@dataclass(frozen=True, eq=False)
+class Combination:
+    r"""A variant whose changed tensors are a weighted sum of given ones.
+
+    .. math:: \theta'_d = \sum_k c_k \, \theta_d^{(k)}
+
+    A path from init to final with noise is three terms: ``((1 - alpha, init), (alpha, final), (sigma, noise))``, each the
+    tensors of one layer. Keep the same dicts over many combinations: the engine knows them by identity, and where the
+    layer is one linear operator it runs each term once a batch instead of each combination.
+
+    Args:
+        terms: pairs of a weight :math:`c_k` and tensors by name; all with the same names, those of the layer.
+
+    Raises:
+        InputError: there are no terms, or their names differ.
+    """
+
+    terms: tuple[tuple[float, Params], ...]
+
+    def __init__(self, terms: Sequence[tuple[float, Params]]) -> None:
+        object.__setattr__(self, "terms", tuple((float(weight), params) for weight, params in terms))
+        if not self.terms or any(set(params) != set(self.terms[0][1]) for _, params in self.terms):
+            raise InputError("a combination needs at least one term, and the same names of tensors in each.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors that it changes."""
+        return tuple(self.terms[0][1])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The changed tensors themselves."""
+        found: dict[str, Tensor] = {}
+        for name in self.names:
+            (weight, first), *rest = ((weight, params[name]) for weight, params in self.terms)
+            if not first.is_floating_point():
+                found[name] = first  # a counter: nothing to weigh
+                continue
+            total = first * weight
+            for weight, tensor in rest:
+                total.add_(tensor.to(total.device), alpha=weight)
+            found[name] = total
+        return found
+
+
+Variant = Mapping[str, Tensor] | Combination
+"""The changed tensors by name, or a weighted sum of such."""
+
+
+def names_of(variant: Variant) -> tuple[str, ...]:
+    """The tensors that a variant changes."""
+    return variant.names if isinstance(variant, Combination) else tuple(variant)
+
+
+def tensors_of_variant(variant: Variant) -> Params:
+    """The changed tensors of a variant."""
+    return variant.tensors() if isinstance(variant, Combination) else variant
+
+
+def check(variants: Sequence[Variant], base: Params) -> None:
+    """One error for a variant that is none of the base network.
+
+    Raises:
+        InputError: a tensor that the network does not have, or one of another shape.
+    """
+    for index, variant in enumerate(variants):
+        if not isinstance(variant, Mapping | Combination):
+            raise InputError(f"variant {index} is a {type(variant).__name__}; give the changed tensors by name.")
+        for _, params in variant.terms if isinstance(variant, Combination) else ((1, variant),):
+            for name, tensor in params.items():
+                if name not in base:
+                    raise InputError(f"variant {index} changes {name!r}, which the network does not have.")
+                if not isinstance(tensor, torch.Tensor) or tensor.shape != base[name].shape:
+                    got = list(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+                    raise InputError(f"variant {index}: {name!r} is {got}, the network's has {list(base[name].shape)}.")

@@ -1,0 +1,282 @@
+"""The engine's answers are the plain loop's: every layer, every level, ragged batches, any chunk size."""
+
+import logging
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as some
+from tests.engine.architectures import ARCHITECTURES
+from tests.engine.random_networks import Plan, network_of, plans
+from tests.engine.zoo import CASES, MIXES_EXAMPLES, STOCHASTIC, another
+from torch import Tensor, nn
+
+from shaketable.data import Data
+from shaketable.engine import Combination, Engine
+from shaketable.errors import InputError, RunError
+from shaketable.evaluate import evaluate
+from shaketable.forward import forward, map_inputs, tensors_of
+from shaketable.params import layers, snapshot, state
+
+QUIETLY = {"deadline": None, "derandomize": True, "database": None, "phases": (Phase.explicit, Phase.generate)}
+THREADS_SHARE_GLOBALS = {"global_state"}
+
+
+def variants_of(network: nn.Module, inputs, by="module", seeds=(0,)) -> list[dict[str, Tensor]]:
+    """One variant a layer and seed: other parameters, and other running statistics."""
+    found = layers(network, by, inputs)
+    others = [another(network, seed) for seed in seeds]
+    return [{name: other[name] for name in layer.params + layer.buffers} for layer in found for other in others]
+
+
+def loop(network: nn.Module, inputs, variant) -> Tensor:
+    """The reference: one call of the whole network with the changed tensors."""
+    with torch.no_grad():
+        return forward(network, map_inputs(torch.clone, inputs), {**state(network), **variant})
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
+
+
+def check_every_layer(make, **options) -> Engine:
+    network, inputs = make()
+    engine = Engine(network, batch_size=1000, workers=1, **options)
+    variants = [{}, *variants_of(network, inputs), *variants_of(network, inputs, "block", seeds=(1,))]
+    for variant, found in zip(variants, engine.logits(variants, inputs), strict=True):
+        assert same(found, loop(network, inputs, variant)), sorted(variant)
+    return engine
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_layer_of_a_hard_network_has_the_logits_of_the_loop_bit_for_bit(name):
+    check_every_layer(CASES[name])
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_layer_of_an_architecture_that_others_wrote_has_the_logits_of_the_loop_bit_for_bit(name):
+    pytest.importorskip("transformers")
+    engine = check_every_layer(ARCHITECTURES[name])
+    assert "level replay" in engine.choice
+    assert "the loop for" not in engine.choice
+
+
+@settings(max_examples=60, **QUIETLY)
+@given(plan=plans())
+def test_every_layer_of_a_random_network_is_replayed_bit_for_bit(plan: Plan):
+    check_every_layer(lambda: network_of(plan), level="replay")
+
+
+@settings(max_examples=25, **QUIETLY)
+@given(plan=plans(), batch_size=some.integers(1, 9), workers=some.integers(1, 3), seed=some.integers(0, 99))
+def test_errors_and_loss_are_those_of_the_loop_for_any_chunk_size_and_number_of_workers(
+    plan, batch_size, workers, seed
+):
+    network, inputs = network_of(plan)
+    drawn = torch.Generator().manual_seed(seed)
+    count = len(next(iter(tensors_of(inputs).values())))
+    rows = torch.randint(count, (23,), generator=drawn)
+    inputs = map_inputs(lambda tensor: tensor[rows], inputs)
+    with torch.no_grad():
+        shape = forward(network, inputs).shape
+    data = Data(inputs, torch.randint(shape[-1], shape[:-1], generator=drawn), shape[-1])
+    variants = variants_of(network, inputs)
+    found = Engine(network, batch_size=batch_size, workers=workers).sums(variants, data)
+    for variant, sums in zip(variants, found, strict=True):
+        expected = evaluate(network, {**state(network), **variant}, data, batch_size)
+        assert (sums.examples, sums.errors, sums.not_finite) == (
+            expected.examples,
+            expected.errors,
+            expected.not_finite,
+        )
+        assert sums.loss == pytest.approx(expected.loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_a_network_that_draws_random_numbers_goes_to_the_loop(name):
+    network, inputs = STOCHASTIC[name]()
+    with torch.random.fork_rng(devices=[]):
+        engine = Engine(network)
+        engine.logits(variants_of(network, inputs), inputs)
+    assert "draws random numbers" in engine.choice
+
+
+def digits_like(examples: int = 40) -> tuple[nn.Module, Data]:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Linear(8, 3)).eval()
+    return network, Data(torch.randn(examples, 5), torch.randint(3, (examples,)), classes=3)
+
+
+def test_class_counts_and_margins_are_those_of_a_reference_in_float64():
+    network, data = digits_like()
+    variant = {"3.weight": torch.randn(3, 8)}
+    (sums,) = Engine(network, batch_size=7).sums([variant], data, per_class=True, margins=True)
+    logits = loop(network, data.inputs, variant).double()
+    wrong = logits.argmax(1) != data.labels
+    assert sums.class_examples == tuple((data.labels == c).sum().item() for c in range(3))
+    assert sums.class_errors == tuple((wrong & (data.labels == c)).sum().item() for c in range(3))
+    assert sums.class_error[1] == sums.class_errors[1] / sums.class_examples[1]
+    picked = logits[range(40), data.labels]
+    others = logits.masked_fill(nn.functional.one_hot(data.labels, 3).bool(), -torch.inf).amax(1)
+    assert sums.mean_margin == pytest.approx((picked - others).mean().item(), rel=1e-5)
+
+
+def test_a_span_is_those_examples_alone():
+    network, data = digits_like()
+    (part,) = Engine(network).sums([{"3.bias": torch.ones(3)}], data, span=(5, 30))
+    assert (
+        part.errors == evaluate(network, {**state(network), "3.bias": torch.ones(3)}, data.subset(range(5, 30))).errors
+    )
+    assert part.examples == 25
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_memory_that_runs_out_halves_the_chunk_with_a_line_of_log_and_the_same_result(workers, caplog, monkeypatch):
+    network, data = digits_like()
+    variants = variants_of(network, data.inputs, seeds=(0, 1))
+    expected = Engine(network, batch_size=16).sums(variants, data)
+
+    real = nn.functional.linear
+
+    def scarce(x, *rest):
+        if len(x) > 9:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+        return real(x, *rest)
+
+    monkeypatch.setattr(nn.functional, "linear", scarce)
+    engine = Engine(network, batch_size=16, workers=workers)
+    with caplog.at_level(logging.WARNING, "shaketable.engine"):
+        found = engine.sums(variants, data)
+    assert [sums.errors for sums in found] == [sums.errors for sums in expected]
+    assert [sums.loss for sums in found] == pytest.approx([sums.loss for sums in expected])
+    assert "memory ran out with 16 examples in flight; 8 from now on" in caplog.messages
+
+
+def test_memory_too_small_for_one_example_is_the_original_error(monkeypatch):
+    network, data = digits_like()
+
+    def scarce(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    engine = Engine(network, level="loop")
+    monkeypatch.setattr(nn.functional, "linear", scarce)
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.sums([{"3.bias": torch.ones(3)}], data)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])
+@pytest.mark.parametrize("level", ["auto", "loop"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_after_an_interruption_the_network_hooks_modes_and_random_state_are_as_before(stop, level, workers):
+    network, data = digits_like()
+    network[1].train()
+    handle = network[3].register_forward_hook(lambda module, args, output: output)
+    kept, modes = snapshot(network), [module.training for module in network.modules()]
+    attributes = [dict(vars(module)) for module in network.modules()]
+    random, threads = torch.get_rng_state(), torch.get_num_threads()
+    calls = []
+
+    def function(logits, labels):
+        calls.append(len(labels))
+        if len(calls) == 6:
+            raise stop("in the middle")
+        return 0
+
+    engine = Engine(network, level=level, batch_size=5, workers=workers)
+    with pytest.raises(stop):
+        list(engine.map(variants_of(network, data.inputs), data, function))
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in state(network).items())
+    assert [module.training for module in network.modules()] == modes
+    assert [dict(vars(module)) for module in network.modules()] == attributes
+    assert list(network[3]._forward_hooks) == [handle.id]
+    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.get_num_threads() == threads
+    assert engine.sums([{}], data)[0].examples == 40  # and it goes on
+
+
+def test_a_combination_has_the_logits_of_its_sum_and_near_ties_are_settled_by_the_loop():
+    network, data = digits_like(200)
+    layer = layers(network, "module", data.inputs)[0]
+    one, two = ({name: another(network, seed)[name] for name in layer.params} for seed in (0, 1))
+    variants = [Combination([(1 - a, one), (a, two)]) for a in (0, 0.25, 1)]
+    engine = Engine(network, batch_size=64)
+    for variant, logits in zip(variants, engine.logits(variants, data.inputs), strict=True):
+        expected = loop(network, data.inputs, variant.tensors())
+        assert torch.allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    tie = {"3.weight": torch.zeros(3, 8), "3.bias": torch.tensor([1.0, 1.0, 0.0])}
+    unequal = {"3.weight": torch.zeros(3, 8), "3.bias": torch.tensor([1.0, 1.0 + 2**-22, 0.0])}
+    variants = [Combination([(0.1, tie), (0.9, unequal)]), Combination([(0.3, tie), (0.7, tie)])]
+    for variant, sums in zip(variants, engine.sums(variants, data), strict=True):
+        assert sums.errors == evaluate(network, {**state(network), **variant.tensors()}, data).errors
+
+
+def test_a_combination_runs_its_layer_once_a_term_and_not_once_a_variant(monkeypatch):
+    network, data = digits_like(30)
+    layer = layers(network, "module", data.inputs)[0]
+    one, two = ({name: another(network, seed)[name] for name in layer.params} for seed in (0, 1))
+    variants = [Combination([(1 - a / 50, one), (a / 50, two)]) for a in range(50)]
+    engine = Engine(network, batch_size=30, workers=1)
+    engine.sums(variants[:1], data)
+    ran, real = [], nn.functional.linear
+    monkeypatch.setattr(nn.functional, "linear", lambda *args: ran.append(args[1].shape) or real(*args))
+    engine.sums(variants, data)
+    assert ran.count((8, 5)) < 10  # the base pass, each term, and what settles near ties
+    assert ran.count((3, 8)) >= 50
+
+
+def test_a_level_that_is_forced_says_why_it_cannot():
+    network, inputs = CASES["counts_its_calls_in_a_buffer"]()
+    with pytest.raises(RunError, match="cannot carry this network: it writes its weights or buffers"):
+        Engine(network, level="replay").logits(variants_of(network, inputs), inputs)
+    engine = Engine(network, level="loop")
+    engine.logits(variants_of(network, inputs), inputs)
+    assert engine.choice == "level loop, as asked"
+
+
+def test_one_line_of_log_says_which_level_and_why(caplog):
+    network, data = digits_like()
+    with caplog.at_level(logging.INFO, "shaketable.engine"):
+        Engine(network).sums(variants_of(network, data.inputs), data)
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("level replay for 3 of 3 layers, logits bit-identical")
+
+
+def test_the_batch_follows_from_the_memory_budget():
+    network, data = digits_like()
+    engine = Engine(network, memory=5_000, workers=1)
+    sizes = [size for size, _ in engine.map(variants_of(network, data.inputs), data, lambda logits, labels: None)]
+    assert 1 < max(sizes) < 40
+    assert sum(sizes) == 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"level": "fastest"}, "level='fastest': use one of"),
+        ({"memory": 0}, "memory=0: give the budget in bytes"),
+        ({"batch_size": 0}, "batch_size=0: give a whole number from 1"),
+        ({"workers": True}, "workers=True: give a whole number from 1"),
+        ({"params": {"4.weight": torch.ones(1)}}, "changes '4.weight', which the network does not have"),
+    ],
+)
+def test_bad_arguments_are_one_clear_error(arguments, message):
+    with pytest.raises(InputError, match=message):
+        Engine(digits_like()[0], **arguments)
+
+
+def test_a_variant_that_does_not_fit_is_one_clear_error():
+    network, data = digits_like()
+    with pytest.raises(InputError, match=r"variant 1: '3.bias' is \[2\], the network's has \[3\]"):
+        Engine(network).sums([{}, {"3.bias": torch.ones(2)}], data)
+    with pytest.raises(InputError, match="same names"):
+        Combination([(1, {"a": torch.ones(1)}), (1, {"b": torch.ones(1)})])
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in MIXES_EXAMPLES | THREADS_SHARE_GLOBALS])
+@pytest.mark.slow
+def test_workers_with_ragged_batches_give_the_logits_of_the_loop(name):
+    network, inputs = CASES[name]()
+    variants = variants_of(network, inputs)
+    for variant, found in zip(variants, Engine(network, batch_size=4, workers=2).logits(variants, inputs), strict=True):
+        expected = loop(network, inputs, variant)
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item(), equal_nan=True)
