@@ -1,6 +1,20 @@
 """Evaluate many variants of one network at a fraction of the cost of evaluating each whole, with the same answers."""
 
 from shaketable.engine.engine import Engine
+from shaketable.engine.questions import Decision, Estimate, decide, errors
+from shaketable.engine.search import Found, critical_magnitude, minimum_ratio, run
 from shaketable.engine.variants import Combination, Variant
 
-__all__ = ["Combination", "Engine", "Variant"]
+__all__ = [
+    "Combination",
+    "Decision",
+    "Engine",
+    "Estimate",
+    "Found",
+    "Variant",
+    "critical_magnitude",
+    "decide",
+    "errors",
+    "minimum_ratio",
+    "run",
+]

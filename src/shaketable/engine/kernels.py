@@ -1,5 +1,6 @@
 """Convolutions with an addition and a ReLU in one operator, in several ways; the fastest for a shape is found by timing."""
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from torch import Tensor
 
 SCRATCH = 16384
 """Tiles times channels that Winograd's transforms hold at a time: about two megabytes, a second-level cache."""
-_WORTH = 0.9
-"""What another kernel than oneDNN's must take of its time, at most, to be chosen: timings on a shared machine err."""
+WORTH = 0.9
+"""What a kernel may take of the time of the first that fits, at most, to be chosen: timings on a shared machine err."""
 
 
 @dataclass(frozen=True)
@@ -35,97 +36,92 @@ class Geometry:
         )
 
 
+Room = Callable[[int], Tensor]
+"""Gives room for so many numbers, as a tensor [n]: new memory, or memory that is used again and again."""
+
+
 class Kernel(Protocol):
-    """A way to compute a convolution: weights are packed once, and used for many inputs."""
+    """A way to compute a convolution of images [N, C, H, W]: weights are packed once, and used for many inputs."""
 
     def fits(self, geometry: Geometry, weight: Tensor) -> bool:
         """Whether it can, and may pay."""
         ...
 
-    def pack(self, geometry: Geometry, weight: Tensor) -> Tensor:
-        """The weights as ``run`` wants them."""
+    def pack(self, geometry: Geometry, weight: Tensor, room: Room) -> Tensor:
+        """The weights as ``run`` wants them, in new memory, or in ``room``, or the weights themselves."""
         ...
 
     def run(
         self, geometry: Geometry, x: Tensor, packed: Tensor, bias: Tensor | None, other: Tensor | None, relu: bool
     ) -> Tensor:
-        """The convolution plus ``bias`` plus ``other``, and ReLU of it; a new tensor."""
+        """The convolution plus ``bias`` plus ``other``, and ReLU of it; a new tensor, channels last as ``x`` is."""
         ...
 
 
-class Eager:
-    """Torch's own convolution: any shape, any device."""
+class Plain:
+    """Torch's own convolution, channels first: any shape, any device, nothing to pack."""
 
     def fits(self, geometry: Geometry, weight: Tensor) -> bool:
         return True
 
-    def pack(self, geometry: Geometry, weight: Tensor) -> Tensor:
+    def pack(self, geometry: Geometry, weight: Tensor, room: Room) -> Tensor:
         return weight
 
     def run(
         self, geometry: Geometry, x: Tensor, packed: Tensor, bias: Tensor | None, other: Tensor | None, relu: bool
     ) -> Tensor:
-        g = geometry
-        y = torch.convolution(x, packed, bias, g.stride, g.padding, g.dilation, False, [0] * len(g.stride), g.groups)
-        return finish(y, None, other, relu)
+        g, none = geometry, [0] * len(geometry.stride)
+        y = torch.convolution(x.contiguous(), packed, bias, g.stride, g.padding, g.dilation, False, none, g.groups)
+        return finish(channels_last(y), None, other, relu)
 
 
 class OneDNN:
-    """The fused operators of torch's compiler, channels last."""
+    """The fused operators of torch's compiler."""
 
     def fits(self, geometry: Geometry, weight: Tensor) -> bool:
-        if (
-            weight.device.type != "cpu"
-            or len(geometry.shape) != 4
-            or not hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-        ):
+        known = hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        if not known or weight.device.type != "cpu" or len(geometry.shape) != 4:
             return False
-        return weight.dtype == torch.float32 or (
-            weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        )
+        half = weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return weight.dtype == torch.float32 or half
 
-    def pack(self, geometry: Geometry, weight: Tensor) -> Tensor:
-        g = geometry
-        return torch.ops.mkldnn._reorder_convolution_weight(
-            weight.contiguous(), g.padding, g.stride, g.dilation, g.groups, g.shape
-        )
+    def pack(self, geometry: Geometry, weight: Tensor, room: Room) -> Tensor:
+        g = (geometry.padding, geometry.stride, geometry.dilation, geometry.groups)
+        return torch.ops.mkldnn._reorder_convolution_weight(weight.contiguous(), *g, geometry.shape)
 
     def run(
         self, geometry: Geometry, x: Tensor, packed: Tensor, bias: Tensor | None, other: Tensor | None, relu: bool
     ) -> Tensor:
         g = (geometry.padding, geometry.stride, geometry.dilation, geometry.groups)
-        unary = "relu" if relu else None
         if other is None:
-            return torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *g, unary or "none", [], "")
-        return torch.ops.mkldnn._convolution_pointwise.binary(
-            x, channels_last(other), packed, bias, *g, "add", 1.0, unary, [], ""
-        )
+            return torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *g, "relu" if relu else "none", [], "")
+        binary, unary = torch.ops.mkldnn._convolution_pointwise.binary, "relu" if relu else None
+        return binary(x, channels_last(other), packed, bias, *g, "add", 1.0, unary, [], "")
 
 
 class Dense:
-    """One matrix from all inputs to all outputs, for maps that are no larger than the kernel (3x3 on 2x2)."""
+    """One matrix from all inputs to all outputs, for maps that are smaller than the kernel (3x3 on 2x2)."""
 
     def fits(self, geometry: Geometry, weight: Tensor) -> bool:
-        height, width = geometry.shape[2:] if len(geometry.shape) == 4 else (9, 9)
-        return geometry.groups == 1 and height * width <= min(4, weight[0, 0].numel())
+        pixels = geometry.shape[2:].numel()
+        return len(geometry.shape) == 4 and geometry.groups == 1 and pixels <= min(4, weight[0, 0].numel())
 
-    def pack(self, geometry: Geometry, weight: Tensor) -> Tensor:
-        g, (height, width) = geometry, geometry.shape[2:]
-        matrix = weight.new_zeros(height, width, weight.shape[1], *g.out, weight.shape[0])
-        for y in range(g.out[0]):
-            for x in range(g.out[1]):
-                for i in range(weight.shape[2]):
-                    for j in range(weight.shape[3]):
-                        row = y * g.stride[0] - g.padding[0] + i * g.dilation[0]
-                        column = x * g.stride[1] - g.padding[1] + j * g.dilation[1]
-                        if 0 <= row < height and 0 <= column < width:
-                            matrix[row, column, :, y, x] = weight[:, :, i, j].t()
-        return matrix.view(height * width * weight.shape[1], -1)
+    def pack(self, geometry: Geometry, weight: Tensor, room: Room) -> Tensor:
+        g, (outputs, inputs, *field) = geometry, weight.shape
+        (height, width), size = g.shape[2:], g.out + g.shape[1:]
+        taps = weight.reshape(outputs * inputs, -1).t().contiguous().view(*field, outputs, inputs)
+        matrix = room(outputs * size.numel()).view(*g.out, outputs, height, width, inputs).zero_()
+        for y, x, i, j in itertools.product(*map(range, (*g.out, *field))):
+            row = y * g.stride[0] - g.padding[0] + i * g.dilation[0]
+            column = x * g.stride[1] - g.padding[1] + j * g.dilation[1]
+            if 0 <= row < height and 0 <= column < width:
+                matrix[y, x, :, row, column] = taps[i, j]
+        return matrix.view(-1, height * width * inputs)
 
     def run(
         self, geometry: Geometry, x: Tensor, packed: Tensor, bias: Tensor | None, other: Tensor | None, relu: bool
     ) -> Tensor:
-        y = x.permute(0, 2, 3, 1).reshape(len(x), -1) @ packed
+        y = x.permute(0, 2, 3, 1).reshape(len(x), -1) @ packed.t()
         return finish(y.view(len(x), *geometry.out, -1).permute(0, 3, 1, 2), bias, other, relu)
 
 
@@ -165,9 +161,9 @@ class Winograd:
         plain = weight.dtype == torch.float32 and weight.device.type == "cpu"
         return square and plain and min(weight.shape[:2]) >= 32 and min(g.out) >= 3
 
-    def pack(self, geometry: Geometry, weight: Tensor) -> Tensor:
-        outputs, inputs = weight.shape[:2]
-        return (self._g @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, inputs, outputs)
+    def pack(self, geometry: Geometry, weight: Tensor, room: Room) -> Tensor:
+        out = room(4 * weight.numel()).view(36, -1)
+        return torch.mm(self._g, weight.reshape(-1, 9).t(), out=out).view(36, *weight.shape[:2]).transpose(1, 2)
 
     def run(
         self, geometry: Geometry, x: Tensor, packed: Tensor, bias: Tensor | None, other: Tensor | None, relu: bool
@@ -206,35 +202,31 @@ class Winograd:
         return out[:, :rows, :columns].permute(0, 3, 1, 2)
 
 
-EAGER, KERNELS = Eager(), (OneDNN(), Dense(), Winograd())
+KERNELS = (OneDNN(), Plain(), Dense(), Winograd())
 _chosen: dict[Any, tuple[Kernel, Kernel]] = {}
 
 
 def choose(
-    geometry: Geometry, weight: Tensor, x: Tensor, bias: Tensor | None, other: Tensor | None, relu: bool
+    geometry: Geometry, x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | None, relu: bool, room: Room
 ) -> tuple[Kernel, Kernel]:
     """The fastest kernel for weights that are used often, and for weights that are packed for a single use.
 
-    Timed once for each shape (batches up to the same power of two count as one).
+    Timed once for each shape; batches up to the same power of two count as one.
     """
     g = geometry
-    key = (g, weight.shape[0], weight.dtype, weight.device, other is None)
-    key = (g.stride, g.padding, g.dilation, g.groups, g.kernel, g.shape[1:], (g.shape[0] - 1).bit_length(), *key[1:])
+    shape = (g.stride, g.padding, g.dilation, g.groups, (*g.shape[1:], *weight.shape), (g.shape[0] - 1).bit_length())
+    key = (*shape, weight.dtype, weight.device, other is None)
     if key not in _chosen:
-        able = [kernel for kernel in KERNELS if kernel.fits(g, weight)]
-        if not able:
-            _chosen[key] = (EAGER, EAGER)
-        elif len(able) == 1:
-            _chosen[key] = (able[0], able[0])
-        else:
-            times = []
-            for position, kernel in enumerate(able):
-                packing = _seconds(lambda kernel=kernel: kernel.pack(g, weight))
-                packed = kernel.pack(g, weight)
-                running = _seconds(lambda kernel=kernel, packed=packed: kernel.run(g, x, packed, bias, other, relu))
-                fair = 1.0 if position == 0 else 1 / _WORTH
-                times.append((running * fair, (packing + running) * fair, kernel))
-            _chosen[key] = (min(times, key=lambda item: item[0])[2], min(times, key=lambda item: item[1])[2])
+        times = []
+        for kernel in KERNELS:
+            if not kernel.fits(g, weight):
+                continue
+            packing = _seconds(lambda kernel=kernel: kernel.pack(g, weight, room))
+            packed = kernel.pack(g, weight, room)
+            running = _seconds(lambda kernel=kernel, packed=packed: kernel.run(g, x, packed, bias, other, relu))
+            unfair = 1.0 if not times else WORTH
+            times.append((running / unfair, (packing + running) / unfair, kernel))
+        _chosen[key] = (min(times, key=lambda item: item[0])[2], min(times, key=lambda item: item[1])[2])
     return _chosen[key]
 
 

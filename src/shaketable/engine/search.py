@@ -1,0 +1,220 @@
+"""Searches over magnitudes: few tests instead of a grid, and many searches through each batch of data together."""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from shaketable.data import Data
+from shaketable.engine.decisions import share
+from shaketable.engine.engine import Engine
+from shaketable.engine.questions import Decision, Quantity, decide
+from shaketable.engine.variants import Variant
+from shaketable.errors import InputError
+from shaketable.identity import seed_from
+
+Point = tuple[float, ...]
+Search = Generator[Point, bool, "Found"]
+"""Yields a point to test, is sent whether the condition holds there, and returns what it found."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where a search ended.
+
+    ``point`` is the magnitudes found, None if the condition holds nowhere that was tested; ``value`` what was sought (the
+    magnitude, or the ratio). ``tested`` lists every point with its answer, ``monotone`` is False where these contradict the
+    assumption behind the bisection (the condition held beyond a point at which it failed); the answer is then the best of the
+    points tested. ``decisions`` are the answers in full.
+    """
+
+    point: Point | None
+    value: float | None
+    tested: tuple[tuple[Point, bool], ...]
+    monotone: bool
+    decisions: tuple[Decision, ...] = ()
+
+    @property
+    def outcomes(self) -> int:
+        """Pairs of an example and a draw that were evaluated."""
+        return sum(decision.outcomes for decision in self.decisions)
+
+
+def critical_magnitude(magnitudes: Sequence[float], smallest: bool = False, beyond: int = 2) -> Search:
+    """The largest magnitude at which a condition still holds, by bisection over a grid.
+
+    Assumes that the condition holds up to some magnitude and fails behind it; the next ``beyond`` ones behind the magnitude
+    found are tested too, and the search goes on from there where it holds again.
+
+    Args:
+        magnitudes: the grid, ascending.
+        smallest: the smallest magnitude instead, of a condition that fails up to some magnitude and holds behind it.
+        beyond: how many further magnitudes are tested to notice a curve that is not monotone.
+
+    Returns: a :data:`Search` for :func:`run`; points have one coordinate.
+
+    Raises:
+        InputError: the grid is empty or not ascending.
+
+    Cost: the logarithm of the number of magnitudes, plus ``beyond`` tests.
+    """
+    grid = _ascending(magnitudes, "magnitudes")
+    order = grid[::-1] if smallest else grid
+    tested: dict[Point, bool] = {}
+    best = yield from _last_that_holds([(value,) for value in order], tested, beyond)
+    point = None if best is None else (order[best],)
+    answers = [tested[(value,)] for value in order if (value,) in tested]
+    monotone = answers == sorted(answers, reverse=True)
+    return Found(point, None if point is None else point[0], tuple(tested.items()), monotone)
+
+
+def minimum_ratio(alphas: Sequence[float], sigmas: Sequence[float], beyond: int = 2) -> Search:
+    r"""The smallest ratio :math:`\alpha / \sigma` at which a condition holds, over a grid.
+
+    One test an :math:`\alpha` tells whether it can beat the best so far: at the smallest :math:`\sigma` that would. Only
+    where that holds is the largest :math:`\sigma` bisected. Assumes for each :math:`\alpha` that what holds at a
+    :math:`\sigma` holds at smaller ones; the next ``beyond`` ones are tested to notice where it does not.
+
+    Args:
+        alphas: the grid, ascending, from 0 or more.
+        sigmas: the grid, ascending, above 0.
+        beyond: how many larger sigmas are tested behind the largest found.
+
+    Returns: a :data:`Search`; points are (alpha, sigma). At alpha = 0 the ratio is 0, and the smallest sigma decides.
+
+    Raises:
+        InputError: a grid that is empty, not ascending, or out of range.
+
+    Cost: about one test an alpha, and a bisection for the few that can win.
+
+    References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality", 2020, definition 3.1.
+    """
+    alphas, sigmas = _ascending(alphas, "alphas"), _ascending(sigmas, "sigmas")
+    if alphas[0] < 0 or sigmas[0] <= 0:
+        raise InputError("alphas must be at least 0 and sigmas above 0.")
+    tested: dict[Point, bool] = {}
+    best: Point | None = None
+    for alpha in alphas:
+        winning = sigmas if best is None else [s for s in sigmas if alpha / s < best[0] / best[1]]
+        if not winning:
+            continue
+        points = [(alpha, sigma) for sigma in (winning[:1] if alpha == 0 else winning)]
+        found = yield from _last_that_holds(points, tested, beyond, first=True)
+        if found is not None:
+            best = points[found]
+        if best is not None and best[0] == 0:
+            break
+    monotone = True
+    for alpha in alphas:
+        answers = [holds for (a, _), holds in sorted(tested.items()) if a == alpha]
+        monotone &= answers == sorted(answers, reverse=True)
+    return Found(best, None if best is None else best[0] / best[1], tuple(tested.items()), monotone)
+
+
+def _last_that_holds(
+    points: Sequence[Point], tested: dict[Point, bool], beyond: int, first: bool = False
+) -> Generator[Point, bool, int | None]:
+    """The last of the points, in order, at which the condition holds, by bisection; None if it fails at the first one.
+
+    With ``first`` the first point is tested before all others: often it settles the matter.
+    """
+
+    def test(index: int) -> Generator[Point, bool, bool]:
+        point = points[index]
+        if point not in tested:
+            tested[point] = yield point
+        return tested[point]
+
+    low, high = -1, len(points)  # it holds at low, and fails at high
+    if first:
+        if not (yield from test(0)):
+            high = 0
+        else:
+            low = 0
+    while True:
+        while high - low > 1:
+            middle = (low + high) // 2
+            if (yield from test(middle)):
+                low = middle
+            else:
+                high = middle
+        again = None
+        for index in range(low + 2, min(low + 2 + beyond, len(points))):
+            if low >= 0 and (yield from test(index)):
+                again = index  # it holds beyond a point where it failed
+        if again is None:
+            return None if low < 0 else low
+        low, high = again, len(points)
+
+
+def run(
+    engine: Engine,
+    searches: Mapping[str, tuple[Search, Callable[[Point], Sequence[Variant]]]],
+    data: Data,
+    bound: float,
+    *,
+    quantity: Quantity = "error",
+    failure: float = 1e-4,
+    exact: bool = False,
+    seed: int = 0,
+    advance: Callable[[int], object] = lambda searches: None,
+) -> dict[str, Found]:
+    """Run searches together: each round asks one question of each, and every batch is prefixed once for all of them.
+
+    Args:
+        engine: of the base network.
+        searches: by name, the search and what makes the variants (one a draw) of a point. For common random numbers make
+            them from the same draws at every point.
+        data: N examples.
+        bound: the condition is that the mean of the quantity is at most this.
+        quantity, exact: as in :func:`decide`.
+        failure: the probability that any answer in any of the searches is wrong: a round k has k (k + 1) times less of it,
+            split evenly over its questions, and an order of its own, drawn after they were chosen.
+        seed: of the orders.
+        advance: called with the number of searches that ended, after each round.
+
+    Returns: what each search found.
+    """
+    waiting: dict[str, Point] = {}
+    found: dict[str, Found] = {}
+    decisions: dict[str, list[Decision]] = {name: [] for name in searches}
+
+    def step(name: str, answer: bool | None) -> None:
+        """Send a search its answer, and note its next point or its end."""
+        search = searches[name][0]
+        try:
+            waiting[name] = next(search) if answer is None else search.send(answer)
+        except StopIteration as end:
+            waiting.pop(name, None)
+            ended: Found = end.value
+            found[name] = Found(ended.point, ended.value, ended.tested, ended.monotone, tuple(decisions[name]))
+
+    for name in searches:
+        step(name, None)
+    number = 0
+    while waiting:
+        number += 1
+        names = list(waiting)
+        answers = decide(
+            engine,
+            [searches[name][1](waiting[name]) for name in names],
+            data,
+            bound,
+            quantity=quantity,
+            failure=share(failure, number),
+            exact=exact,
+            seed=seed_from(seed, "round", number),
+        )
+        before = len(found)
+        for name, answer in zip(names, answers, strict=True):
+            decisions[name].append(answer)
+            step(name, answer.holds)
+        advance(len(found) - before)
+    return {name: found[name] for name in searches}
+
+
+def _ascending(values: Sequence[float], what: str) -> list[float]:
+    """The values of a grid, checked."""
+    grid = [float(value) for value in values]
+    if not grid or any(b <= a for a, b in pairwise(grid)):
+        raise InputError(f"{what} must be a grid of at least one number, ascending.")
+    return grid
