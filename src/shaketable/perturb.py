@@ -51,6 +51,11 @@ def replace_layer(params: Params, layer: Layer, source: Params, statistics: Stat
 
     References: Zhang, Bengio, Singer, "Are All Layers Created Equal?", 2022, section 2.
     """
+    return {**params, **changed_tensors(layer, source, statistics)}
+
+
+def changed_tensors(layer: Layer, source: Params, statistics: Statistics = "keep") -> dict[str, Tensor]:
+    """The tensors of a layer as they are in ``source``: what :func:`replace_layer` changes."""
     if statistics not in ("keep", "rewind"):
         raise InputError(f"unknown statistics={statistics!r}; use 'keep' or 'rewind'.")
     names = list(layer.params)
@@ -59,7 +64,7 @@ def replace_layer(params: Params, layer: Layer, source: Params, statistics: Stat
     missing = [name for name in names if name not in source]
     if missing:
         raise InputError(f"layer {layer.name!r}: the source of its weights has no {missing[0]!r}.")
-    return {**params, **{name: source[name] for name in names}}
+    return {name: source[name] for name in names}
 
 
 def fresh_params(

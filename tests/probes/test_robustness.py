@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from shaketable.data import Data
+from shaketable.engine import Engine
 from shaketable.errors import InputError, RunError
 from shaketable.files import locked
 from shaketable.params import snapshot, state
@@ -189,29 +190,28 @@ def test_the_result_does_not_depend_on_the_batch_size():
 
 
 def test_interrupted_work_goes_on_where_it_stopped_and_finished_work_is_not_computed_twice(tmp_path, monkeypatch):
-    undisturbed = robustness(study(), draws=2)
-    names = robustness.__globals__
-    real, calls = names["evaluate"], []
+    many = {"test": data(1000, 2), "train": data(300, 3)}
+    undisturbed = robustness(study(**many), draws=2)
+    monkeypatch.setitem(robustness.__globals__, "SECTION", 0.0)  # sections of 256 examples
+    real, calls = Engine.sums, []
 
-    def stop_after_four(*args):
-        if len(calls) == 4:
+    def counted(self, variants, data, **options):
+        if len(calls) == 3:
             raise KeyboardInterrupt
-        calls.append(1)
-        return real(*args)
+        calls.append(options["span"])
+        return real(self, variants, data, **options)
 
-    monkeypatch.setitem(names, "evaluate", stop_after_four)
+    monkeypatch.setattr(Engine, "sums", counted)
     with pytest.raises(KeyboardInterrupt):
-        robustness(study(), draws=2, store=tmp_path)
-    assert len(calls) == 4
+        robustness(study(**many), draws=2, store=tmp_path)
+    assert calls == [(0, 256), (256, 512), (512, 768)]
 
-    monkeypatch.setitem(names, "evaluate", lambda *args: calls.append(1) or real(*args))
-    result = robustness(study(), draws=2, store=tmp_path)
+    calls[:] = [(-1, -1)] * 4
+    result = robustness(study(**many), draws=2, store=tmp_path)
     assert result.table.equals(undisturbed.table)
-    assert (
-        len(calls) == 1 + 2 * (1 + 2) + 2 * 2
-    )  # the final network, then (full model + 2 layers) x 2 checkpoints, 2 draws x 2
+    assert calls[4:] == [(768, 1000), (0, 256), (256, 300)]
     count = len(calls)
-    again = robustness(study(), draws=2, store=tmp_path, robust=0.1)
+    again = robustness(study(**many), draws=2, store=tmp_path, robust=0.1)
     assert len(calls) == count
     assert again.table.equals(result.table)
     assert again.robust == 0.1
@@ -436,3 +436,21 @@ def test_checkpoints_may_come_from_any_iterable_in_any_order():
 def test_without_checkpoints_only_re_randomisation_is_measured():
     table = robustness(study(), draws=1, checkpoints=[]).table
     assert table["perturbation"].unique().sort().to_list() == ["none", "rerandomise"]
+
+
+def test_a_precision_gives_intervals_around_the_exact_errors_from_fewer_examples():
+    many = {"test": data(6000, 2)}
+    exact = robustness(study(**many), draws=1).table
+    rough = robustness(study(**many), draws=1, precision=0.02).table
+    assert rough["error_high"].sub(rough["error_low"]).max() <= 0.04
+    assert (rough["error_low"] <= exact["error"]).all()
+    assert (rough["error_high"] >= exact["error"]).all()
+    assert rough["loss"].null_count() == len(rough)
+    assert rough["examples"].mean() < 6000
+
+
+@pytest.mark.parametrize("level", ["loop", "replay"])
+@pytest.mark.parametrize("by", ["module", "block"])
+def test_every_level_gives_the_same_table(level, by):
+    auto = robustness(study(), by=by, draws=2).table
+    assert auto.equals(robustness(study(), by=by, draws=2, level=level).table)

@@ -77,7 +77,9 @@ def robustness_(
     robust: float = 0.05,
     critical: float = 0.25,
     seed: int = 0,
-    batch_size: int = 500,
+    precision: float | None = None,
+    level: str = "auto",
+    batch_size: int | None = None,
     out: Path | None = None,
     data_root: Root = None,
     device: Device = "cpu",
@@ -122,8 +124,12 @@ def robustness_(
         A layer is critical if the accuracy drops by at least this.
     seed
         Of the fresh draws.
+    precision
+        Each error to this precision only (0.01: plus or minus one point, wrong with probability 1e-4), from fewer examples.
+    level
+        How variants are evaluated: auto, replay or loop; see docs/engine.md.
     batch_size
-        Examples per forward pass.
+        Examples in flight; by default as many as fit memory and cache.
     out
         Where results go; default RUN, or a folder below runs that is named for network and weights.
     """
@@ -155,6 +161,8 @@ def robustness_(
         robust=robust,
         critical=critical,
         seed=seed,
+        precision=precision,
+        level=level,
         batch_size=batch_size,
     )
     report = write_report(result, folder / "report.html")

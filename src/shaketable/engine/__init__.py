@@ -1,6 +1,6 @@
 """Evaluate many variants of one network at a fraction of the cost of evaluating each whole, with the same answers."""
 
-from shaketable.engine.engine import Engine
+from shaketable.engine.engine import Engine, Level
 from shaketable.engine.questions import Decision, Estimate, decide, errors
 from shaketable.engine.search import Found, critical_magnitude, minimum_ratio, run
 from shaketable.engine.variants import Combination, Variant
@@ -11,6 +11,7 @@ __all__ = [
     "Engine",
     "Estimate",
     "Found",
+    "Level",
     "Variant",
     "critical_magnitude",
     "decide",

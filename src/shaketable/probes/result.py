@@ -23,6 +23,8 @@ SCHEMA = {
     "examples": pl.Int64,
     "errors": pl.Int64,
     "error": pl.Float64,
+    "error_low": pl.Float64,
+    "error_high": pl.Float64,
     "loss": pl.Float64,
     "accuracy": pl.Float64,
     "accuracy_drop": pl.Float64,
@@ -40,7 +42,9 @@ class Robustness:
         table: one row per layer, perturbation, checkpoint, draw and split. ``perturbation`` is ``"rerandomise"``,
             ``"reinitialise"`` (to ``checkpoint``) or, in the reference rows of the full model, ``"none"``: the whole
             network at ``checkpoint``. ``error`` and ``accuracy`` in [0, 1], ``loss`` in nats, ``accuracy_drop`` = accuracy
-            of the final network - accuracy. A row that could not be computed has a ``status`` other than ``"ok"`` and a
+            of the final network - accuracy. ``error_low`` and ``error_high`` are the error again, unless it was measured
+            to a precision: then they are the ends of its interval, and there is no loss.
+            A row that could not be computed has a ``status`` other than ``"ok"`` and a
             ``reason``.
         distances: one row per layer and checkpoint or draw: the normalised 2-norm and the infinity norm of its change.
         robust, critical: the thresholds of the verdict, on the accuracy drop.

@@ -3,9 +3,10 @@
 import json
 import platform
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from torch import Tensor
 
 from shaketable import __version__
 from shaketable.data import Data
+from shaketable.engine import Engine, Level, Variant, errors
+from shaketable.engine.memory import free_memory
 from shaketable.errors import InputError
-from shaketable.evaluate import evaluate
+from shaketable.evaluate import Sums
 from shaketable.files import locked
 from shaketable.identity import digest, fingerprint, seed_from
-from shaketable.params import Grouping, Layer, Params, layers
-from shaketable.perturb import Statistics, fresh_params, replace_layer, source_of
+from shaketable.params import Grouping, Layer, layers
+from shaketable.perturb import Statistics, changed_tensors, fresh_params, source_of
 from shaketable.probes.cells import Cell, Cells
 from shaketable.probes.distances import distance_rows
 from shaketable.probes.distances import table as distance_table
@@ -28,7 +31,9 @@ from shaketable.probes.result import FULL_MODEL, SCHEMA, Robustness
 from shaketable.progress import progress
 from shaketable.study import SPLITS, Study
 
-VERSION = 1
+VERSION = 2
+FIRST, SECTION = 256, 20.0
+"""Examples of the first section of the data, and the seconds that each section should take: then its sums are kept."""
 NO_INIT = "the study has no initial weights; make it with init"
 NO_DISTRIBUTION = (
     "a module of it has no reset_parameters and there are no initial weights; make the study with init or initialise"
@@ -46,7 +51,10 @@ def robustness(
     robust: float = 0.05,
     critical: float = 0.25,
     seed: int = 0,
-    batch_size: int = 500,
+    precision: float | None = None,
+    level: Level = "auto",
+    memory: int | None = None,
+    batch_size: int | None = None,
     store: str | Path | None = None,
     command: str | None = None,
 ) -> Robustness:
@@ -69,8 +77,10 @@ def robustness(
             (``"rewind"``).
         robust, critical: thresholds of the verdict, on the accuracy drop, in [0, 1].
         seed: of the fresh draws. Draw r is one draw of the whole network, from which each layer takes its part.
-        batch_size: examples per forward pass; changes memory, not the result.
-        store: a folder that keeps each row as it comes: interrupted work goes on from there, finished work is read.
+        precision: each error to this precision (half the width of an interval that misses it with probability 1e-4), from as
+            many examples as that takes, in random order; without it every example, and the loss.
+        level, memory, batch_size: of the :class:`shaketable.engine.Engine`; they change speed and memory, not the result.
+        store: a folder that keeps the sums as they come: interrupted work goes on from there, finished work is read.
         command: what the user typed, for the report.
 
     Returns: a :class:`Robustness`. Without initial weights, or for a layer whose distribution is unknown, there is a row
@@ -80,7 +90,8 @@ def robustness(
     Raises:
         InputError: no data, a checkpoint that does not exist, thresholds out of order, negative draws.
 
-    Cost: splits x layers x (checkpoints + draws) passes over the data, and one copy of the network for fresh draws.
+    Cost: for each variant (layers x (checkpoints + draws)) the part of a pass over the data that its layer reaches, on
+        average half of one; the weights of as many checkpoints as fit into a quarter of the free memory, at least one.
 
     Deviates: the unit that is reset is a layer or a residual block, as in the paper; what happens to running statistics
         of batch norm is not said there. The accuracy drop is our addition; the paper shows test error.
@@ -96,11 +107,11 @@ def robustness(
     References: Zhang, Bengio, Singer, "Are All Layers Created Equal?", JMLR 2022, sections 2 and 3.
     """
     started = time.monotonic()
-    _check_numbers(draws=draws, batch_size=batch_size, seed=seed, robust=robust, critical=critical)
+    _check_numbers(draws=draws, seed=seed, robust=robust, critical=critical)
     if not 0 <= robust < critical <= 1:
         raise InputError(f"thresholds robust={robust} and critical={critical}: need 0 <= robust < critical <= 1.")
-    if draws < 0 or batch_size < 1:
-        raise InputError(f"draws={draws}, batch_size={batch_size}: draws must be at least 0 and batch_size at least 1.")
+    if draws < 0:
+        raise InputError(f"draws={draws}: draws must be at least 0.")
     if isinstance(splits, str) or not set(splits or ()) <= set(SPLITS):
         raise InputError(f"splits={splits!r}: give a list of 'test' and 'train'.")
     if statistics not in ("keep", "rewind"):
@@ -115,7 +126,8 @@ def robustness(
             f"no layer may be called {FULL_MODEL!r}: that is the name of the reference rows; rename yours."
         )
     epochs = _epochs(study, checkpoints)
-    plan = _Plan(study, data, found, epochs, draws, statistics, seed, batch_size)
+    engine = Engine(study.network, study.final, level=level, memory=memory, batch_size=batch_size)
+    plan = _Plan(study, engine, data, found, epochs, draws, statistics, seed, precision)
     facts = {
         "name": study.name,
         "network": type(study.network).__name__,
@@ -126,6 +138,7 @@ def robustness(
         "final_checkpoint": study.final_epoch,
         "draws": draws,
         "statistics": statistics,
+        "precision": precision,
         "seed": seed,
         "command": command,
         "shaketable": __version__,
@@ -138,7 +151,8 @@ def robustness(
     }
     if store is None:
         rows, distance = plan.measure(Cells(None, ""))
-        return _result(rows, distance, robust, critical, facts | _when(started), study.history)
+        facts |= {"engine": engine.choice} | _when(started)
+        return _result(rows, distance, robust, critical, facts, study.history)
     identity = plan.identity()
     folder = Path(store).expanduser() / digest(identity)
     facts["result"] = digest(identity)
@@ -150,7 +164,8 @@ def robustness(
         else:
             with Cells(folder / "cells.jsonl", digest(identity)) as cells:
                 rows, distance = plan.measure(cells)
-            result = _result(rows, distance, robust, critical, facts | _when(started), study.history)
+            facts |= {"engine": engine.choice} | _when(started)
+            result = _result(rows, distance, robust, critical, facts, study.history)
         result.save(folder)
         (folder / "cells.jsonl").unlink(missing_ok=True)
     return result
@@ -158,16 +173,17 @@ def robustness(
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is measured: everything that decides a number, and nothing else."""
+    """What is measured: everything that decides a number, and the engine."""
 
     study: Study
+    engine: Engine
     data: dict[str, Data]
     layers: tuple[Layer, ...]
     epochs: tuple[int, ...]
     draws: int
     statistics: Statistics
     seed: int
-    batch_size: int
+    precision: float | None
 
     def identity(self) -> dict[str, Any]:
         """What the numbers are the numbers of, as plain values."""
@@ -184,6 +200,7 @@ class _Plan:
             "draws": self.draws,
             "first_draw": fingerprint(self.fresh(0)[0]) if self.draws else None,
             "statistics": self.statistics,
+            "precision": self.precision,
             "seed": self.seed,
         }
 
@@ -195,47 +212,92 @@ class _Plan:
     def measure(self, cells: Cells) -> tuple[list[Cell], list[dict[str, Any]]]:
         """All rows of the table, and all rows of distances."""
         study, rows, distance = self.study, [], []
-        variants = len(self.epochs) * (len(self.layers) + 1) + self.draws * len(self.layers)
-        total = len(self.data) * (variants + (study.final_epoch not in self.epochs))
-        with progress("robustness", total) as advance:
-
-            def add(params: Params, what: Cell) -> None:
-                for split in self.data:
-                    final = self._sums(cells, study.final, {"layer": FULL_MODEL, "perturbation": "final"}, split)
-                    is_final = what["checkpoint"] == study.final_epoch and what["perturbation"] != "rerandomise"
-                    sums = final if is_final else self._sums(cells, params, what, split)
-                    rows.append(what | {"split": split} | _numbers(sums, final))
-                    advance(1, f"{what['layer']}, {what['perturbation']}")
-
-            if study.final_epoch not in self.epochs:
-                add(study.final, self._row(None, "none", study.final_epoch))
-            for epoch in self.epochs:
-                weights = study.checkpoint(epoch)
-                distance += distance_rows(study.final, weights, self.layers, checkpoint=epoch)
-                add(weights, self._row(None, "none", epoch))
-                for layer in self.layers:
-                    rewound = replace_layer(study.final, layer, weights, self.statistics)
-                    add(rewound, self._row(layer, "reinitialise", epoch))
-            for draw in range(self.draws):
-                fresh, sources = self.fresh(draw)
-                distance += distance_rows(study.final, fresh, self.layers, draw=draw)
-                for layer in self.layers:
-                    source = source_of(layer, sources)
-                    what = self._row(layer, "rerandomise", draw=draw) | {"distribution": source}
-                    if source is None:
-                        rows += self._unavailable(what, NO_DISTRIBUTION)
-                        advance(len(self.data))
-                    else:
-                        add(replace_layer(study.final, layer, fresh, self.statistics), what)
+        sources = [("checkpoint", epoch) for epoch in self.epochs] + [("draw", draw) for draw in range(self.draws)]
+        size = sum(tensor.numel() * tensor.element_size() for tensor in study.final.values())
+        together = max(1, free_memory(torch.device("cpu")) // 4 // size)
+        groups = [sources[start : start + together] for start in range(0, len(sources), together)] or [[]]
+        final = self._row(None, "none", study.final_epoch)
+        baselines: dict[str, Cell] = {}
+        examples = sum(map(len, self.data.values()))
+        with progress("robustness", len(groups) * examples) as advance:
+            for group in groups:
+                jobs: list[tuple[Cell, Variant]] = []
+                if not baselines and study.final_epoch not in self.epochs:
+                    jobs.append((final, {}))
+                for kind, number in group:
+                    made, far, missing = self._jobs(kind, number)
+                    jobs, distance, rows = jobs + made, distance + far, rows + missing
+                for split, data in self.data.items():
+                    found = self._sums(cells, split, data, group, [{}, *(variant for _, variant in jobs)], advance)
+                    baseline = baselines.setdefault(split, found[0])
+                    for (what, _), sums in zip(jobs, found[1:], strict=True):
+                        rows.append(what | {"split": split} | _numbers(sums, baseline))
         if study.init is None:
             for layer in self.layers:
                 rows += self._unavailable(self._row(layer, "reinitialise", 0), NO_INIT)
         return rows, distance
 
-    def _sums(self, cells: Cells, params: Params, what: Cell, split: str) -> Cell:
-        """The sums of a variant on a split: kept, or computed now."""
-        key = json.dumps([what["layer"], what["perturbation"], what.get("checkpoint"), what.get("draw"), split])
-        return cells.get(key, lambda: vars(evaluate(self.study.network, params, self.data[split], self.batch_size)))
+    def _jobs(self, kind: str, number: int) -> tuple[list[tuple[Cell, Variant]], list[dict[str, Any]], list[Cell]]:
+        """The variants of a checkpoint or of a draw, their distances, and rows that cannot be computed."""
+        final, jobs, missing = self.study.final, [], []
+        if kind == "checkpoint":
+            weights = self.study.checkpoint(number)
+            is_final = number == self.study.final_epoch
+            jobs.append((self._row(None, "none", number), {} if is_final else weights))
+            for layer in self.layers:
+                change = {} if is_final else changed_tensors(layer, weights, self.statistics)
+                jobs.append((self._row(layer, "reinitialise", number), change))
+            return jobs, distance_rows(final, weights, self.layers, checkpoint=number), []
+        fresh, sources = self.fresh(number)
+        for layer in self.layers:
+            source = source_of(layer, sources)
+            what = self._row(layer, "rerandomise", draw=number) | {"distribution": source}
+            if source is None:
+                missing += self._unavailable(what, NO_DISTRIBUTION)
+            else:
+                jobs.append((what, changed_tensors(layer, fresh, self.statistics)))
+        return jobs, distance_rows(final, fresh, self.layers, draw=number), missing
+
+    def _sums(
+        self,
+        cells: Cells,
+        split: str,
+        data: Data,
+        group: list[tuple[str, int]],
+        variants: list[Variant],
+        advance: Callable[..., None],
+    ) -> list[Cell]:
+        """The sums of each variant on a split: those kept, and the rest computed now, a section of the data at a time."""
+
+        def done(examples: int) -> None:
+            advance(examples, f"{len(variants)} variants, {split}")
+
+        if self.precision is not None:
+            key = json.dumps([split, group, "precision"])
+            return cells.get(key, lambda: {"estimates": self._estimates(variants, data, done)})["estimates"]
+        total: list[Sums] = []
+        start, size = 0, FIRST
+        while start < len(data):
+            began, span = time.monotonic(), (start, min(start + size, len(data)))
+            key = json.dumps([split, group, start])
+            kept = cells.get(key, lambda span=span: self._section(variants, data, span, done))
+            found = [Sums(*numbers) for numbers in kept["sums"]]
+            total = list(map(add, total, found)) if total else found
+            start = kept["stop"]
+            size = max(FIRST, int(size * min(8.0, SECTION / max(time.monotonic() - began, 1e-3))))
+        return [vars(sums) for sums in total]
+
+    def _section(self, variants: list[Variant], data: Data, span: tuple[int, int], done: Callable[[int], None]) -> Cell:
+        """The sums of each variant on some of the examples."""
+        found = self.engine.sums(variants, data, span=span, advance=done)
+        return {"stop": span[1], "sums": [[s.examples, s.errors, s.loss, s.not_finite] for s in found]}
+
+    def _estimates(self, variants: list[Variant], data: Data, done: Callable[[int], None]) -> list[Cell]:
+        """The errors of all variants to the precision asked for."""
+        assert self.precision is not None
+        found = errors(self.engine, variants, data, precision=self.precision, seed=self.seed)
+        done(len(data))
+        return [vars(estimate) for estimate in found]
 
     def _row(
         self, layer: Layer | None, perturbation: str, checkpoint: int | None = None, draw: int | None = None
@@ -297,15 +359,23 @@ def _result(
 
 
 def _numbers(sums: Cell, baseline: Cell) -> Cell:
-    """The numbers of a row from the sums of a variant and of the final network."""
-    errors, examples, not_finite = sums["errors"], sums["examples"], sums["not_finite"]
+    """The numbers of a row from the sums (or the estimate) of a variant and of the final network."""
+    if "low" in sums:
+        ends = {"error": sums["error"], "error_low": sums["low"], "error_high": sums["high"]}
+        drop = sums["error"] - baseline["error"]
+        return {"examples": sums["examples"], **ends, "accuracy": 1 - sums["error"], "accuracy_drop": drop}
+    wrong, examples, not_finite = sums["errors"], sums["examples"], sums["not_finite"]
+    error = wrong / examples
     numbers = {
         "examples": examples,
-        "errors": errors,
-        "error": errors / examples,
-        "loss": None if not_finite else sums["loss"] / examples,
-        "accuracy": 1 - errors / examples,
-        "accuracy_drop": (errors - baseline["errors"]) / examples,
+        "errors": wrong,
+        "error": error,
+        "error_low": error,
+        "error_high": error,
+        # the order of sums depends on the batches: twelve digits do not
+        "loss": None if not_finite else float(f"{sums['loss'] / examples:.12g}"),
+        "accuracy": 1 - error,
+        "accuracy_drop": (wrong - baseline["errors"]) / examples,
     }
     reason = f"{not_finite} examples have NaN or infinite logits; they count as errors"
     return numbers | ({"status": "not finite", "reason": reason} if not_finite else {})
