@@ -442,7 +442,7 @@ def test_a_precision_gives_intervals_around_the_exact_errors_from_fewer_examples
     many = {"test": data(6000, 2)}
     exact = robustness(study(**many), draws=1).table
     rough = robustness(study(**many), draws=1, precision=0.02).table
-    assert rough["error_high"].sub(rough["error_low"]).max() <= 0.04
+    assert (rough["error_high"] - rough["error_low"]).max() <= 0.04
     assert (rough["error_low"] <= exact["error"]).all()
     assert (rough["error_high"] >= exact["error"]).all()
     assert rough["loss"].null_count() == len(rough)
@@ -452,5 +452,6 @@ def test_a_precision_gives_intervals_around_the_exact_errors_from_fewer_examples
 @pytest.mark.parametrize("level", ["loop", "replay"])
 @pytest.mark.parametrize("by", ["module", "block"])
 def test_every_level_gives_the_same_table(level, by):
-    auto = robustness(study(), by=by, draws=2).table
-    assert auto.equals(robustness(study(), by=by, draws=2, level=level).table)
+    auto, forced = (robustness(study(), by=by, draws=2, level=each).table for each in ("auto", level))
+    assert auto.drop("loss").equals(forced.drop("loss"))
+    assert (auto["loss"] - forced["loss"]).abs().max() < 1e-6
