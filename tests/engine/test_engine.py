@@ -92,6 +92,28 @@ def test_errors_and_loss_are_those_of_the_loop_for_any_chunk_size_and_number_of_
         assert sums.loss == pytest.approx(expected.loss, rel=1e-5)
 
 
+def check_folded(make) -> Engine:
+    network, inputs = make()
+    engine = Engine(network, level="vmap", batch_size=1000, workers=1)
+    variants = variants_of(network, inputs, seeds=range(5))
+    for variant, found in zip(variants, engine.logits(variants, inputs), strict=True):
+        expected = loop(network, inputs, variant)
+        scale = expected.nan_to_num(0, 0, 0).abs().max().item()
+        assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5 * scale, equal_nan=True), sorted(variant)
+    return engine
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_variants_folded_together_have_the_logits_of_the_loop_to_rounding(name):
+    check_folded(CASES[name])
+
+
+@settings(max_examples=30, **QUIETLY)
+@given(plan=plans())
+def test_variants_of_a_random_network_folded_together_have_the_logits_of_the_loop_to_rounding(plan: Plan):
+    assert "vmap for" in check_folded(lambda: network_of(plan)).choice
+
+
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_a_network_that_draws_random_numbers_goes_to_the_loop(name):
     network, inputs = STOCHASTIC[name]()

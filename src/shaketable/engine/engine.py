@@ -22,12 +22,14 @@ from shaketable.evaluate import Sums, checked, tally
 from shaketable.forward import Inputs, evaluation_mode, forward, map_inputs, tensors_of
 from shaketable.params import Params, state
 
-Level = Literal["auto", "loop", "replay"]
-LEVELS = ("auto", "loop", "replay")
+Level = Literal["auto", "loop", "replay", "vmap"]
+LEVELS = ("auto", "loop", "replay", "vmap")
 CACHE = 2**28
 """Bytes of a recorded pass on a CPU beyond which more examples in flight gain nothing."""
 ROUNDING = 2e-5
 """How far rounding may move the margin of a combination, relative to the largest logit: far more than was seen."""
+FOLDED, SHORT = 4, 3e-3
+"""Variants of a layer from which vmap is tried, and on a CPU the seconds of one below which it is."""
 CHECKED = 8
 """Examples on which each layer is compared with the loop."""
 T = TypeVar("T")
@@ -49,7 +51,7 @@ class Engine:
     Args:
         network: any module; evaluated in evaluation mode whatever mode it is in.
         params: the base :math:`\theta`, by name; the network's own where a name is left out.
-        level: ``"auto"``, or one of ``"loop"``, ``"replay"``: see ``docs/engine.md``.
+        level: ``"auto"``, or one of ``"loop"``, ``"replay"``, ``"vmap"``: see ``docs/engine.md``.
         memory: bytes that activations may take; without it half of what is free.
         batch_size: examples in flight in each worker; without it, what fits the memory and the processor's cache.
         workers: threads that take a batch each; without it torch's number of threads on a CPU, and one on a GPU.
@@ -99,6 +101,8 @@ class Engine:
         self._alone = Lock()  # functional_call exchanges the tensors of the user's own modules
         self._replays: list[Replay] = []  # one a worker
         self._routes: dict[Names, str] = {}  # by what a variant changes: the level that carries it
+        self._seconds: dict[Names, float] = {}  # what an example of a variant took
+        self._folded: set[Names] = set()  # tried
         self._per_example = 1
         self._stop = Event()
 
@@ -176,6 +180,7 @@ class Engine:
             stack.enter_context(evaluation_mode(self.network))
             self._prepare(variants, by_layer, part(0, min(total, CHECKED))[0])
             size = self._size(total)
+            self._fold(variants, by_layer, part(0, min(total, size))[0])
 
             def work(level: Replay | None, span: tuple[int, int]) -> list[tuple[int, list[T]]]:
                 """One batch: in one piece, or in smaller ones once memory ran out."""
@@ -215,36 +220,15 @@ class Engine:
     ) -> list[T]:
         """The function's value for each variant on one batch: base pass, layer, variant."""
         answers: dict[int, T] = {}
-        failed = False
-
-        def attempt(compute: Callable[[], Tensor], variant: Variant) -> Tensor:
-            """What the level gives, or else the loop, from here to the end of the batch."""
-            nonlocal failed
-            try:
-                if not failed:
-                    return compute()
-            except Exception as error:  # what a network's code did on the first batch, it need not do on this one
-                if is_out_of_memory(error):
-                    raise
-                failed = True
-                log.warning("replay failed on a batch (%s); the loop answers for it", _said(error))
-            return self._looped(variant, inputs)
-
+        batch = _Batch(self, level, inputs)
         try:
-            base = self._looped({}, inputs) if level is None else attempt(lambda: level.base(inputs), {})
+            base = batch.base()
             for names, indices in by_layer.items():
-                for index in indices:
+                some = [variants[index] for index in indices]
+                found = batch.logits(some, self._routes[names]) if names else (base for _ in some)
+                for index, logits in zip(indices, found, strict=True):
                     if self._stop.is_set():
                         raise _Stopped
-                    variant = variants[index]
-                    if not names:
-                        logits = base
-                    elif level is None or self._routes[names] == "loop":
-                        logits = self._looped(variant, inputs)
-                    else:
-                        logits = attempt(
-                            lambda variant=variant: self._settled(level.logits(variant), variant, inputs), variant
-                        )
                     answers[index] = function(logits, labels)
         finally:
             if level is not None:
@@ -259,8 +243,6 @@ class Engine:
 
     def _settled(self, logits: Tensor, variant: Variant, inputs: Inputs) -> Tensor:
         """Logits that may differ from the loop's by rounding, those of examples near a tie replaced by the loop's."""
-        if not isinstance(variant, Combination):
-            return logits
         near = _near_ties(logits, ROUNDING).nonzero().flatten()
         if not len(near):
             return logits
@@ -338,6 +320,44 @@ class Engine:
             self.choice = f"level loop: {reason}"
         log.info("%s", self.choice)
 
+    def _fold(self, variants: Sequence[Variant], by_layer: Mapping[Names, Sequence[int]], inputs: Inputs) -> None:
+        """For each layer with several variants: whether vmap over them is faster than one after another, and as right."""
+        size = len(next(iter(tensors_of(inputs).values())))
+        small = [
+            (names, [variants[index] for index in indices[:FOLDED]])
+            for names, indices in by_layer.items()
+            if len(indices) >= FOLDED and names not in self._folded and self._routes.get(names) == "replay"
+            and (self._level == "vmap" or self.device.type == "cuda" or self._seconds.get(names, 1.0) * size < SHORT)
+        ]  # fmt: skip
+        if not small or self._level == "replay":
+            return
+        level, chosen = self._replays[0], []
+        level.base(inputs)
+        for names, some in small:
+            self._folded.add(names)
+            try:
+                level.many(some)  # torch's own preparations
+                alone, found = _clocked(lambda some=some: torch.stack([level.logits(one) for one in some]), self.device)
+                together, folded = _clocked(lambda some=some: level.many(some), self.device)
+            except Exception as error:  # any code may stand in the network
+                if is_out_of_memory(error):
+                    raise
+                log.debug("vmap cannot carry %s: %s", sorted(names)[0], _said(error))
+                continue
+            if not _close(found, folded) or (together > 0.8 * alone and self._level != "vmap"):
+                continue
+            self._routes[names] = "vmap"
+            chosen.append(f"{sorted(names)[0]} ({alone / together:.1f} times as fast)")
+        level.clear()
+        if chosen:
+            self.choice += f"; vmap for {', '.join(chosen[:3])}{' ...' if len(chosen) > 3 else ''}"
+            log.info("level vmap for %d layers: %s", len(chosen), ", ".join(chosen))
+
+    def _together(self, inputs: Inputs) -> int:
+        """How many variants fit beside each other."""
+        size = len(next(iter(tensors_of(inputs).values())))
+        return max(1, self.memory // (3 * self._per_example * size * max(1, len(self._replays))))
+
     def _make(self, picks: Mapping[Names, Variant], inputs: Inputs, truth: Mapping[Names, Tensor]) -> Trial:
         """Make a replay for each worker, with in-place activations as they are only where that is needed."""
         best: Trial = ({}, 0.0, "")
@@ -367,7 +387,8 @@ class Engine:
             self._per_example = max(1, level.recorded_bytes() // len(next(iter(tensors_of(inputs).values()))))
             started = time.perf_counter()
             for names, variant in picks.items():
-                found[names] = level.logits(variant)
+                seconds, found[names] = _clocked(lambda variant=variant: level.logits(variant), self.device)
+                self._seconds[names] = seconds / len(found[names])
         except Exception as error:  # the loop carried it, so whatever went wrong is the level's fault
             if is_out_of_memory(error):
                 raise
@@ -395,6 +416,51 @@ class Engine:
         return max(1, min(fits, wanted, share))
 
 
+class _Batch:
+    """One batch of examples: what the level gives, or from where it fails the loop."""
+
+    def __init__(self, engine: Engine, level: Replay | None, inputs: Inputs) -> None:
+        self._engine, self._level, self._inputs = engine, level, inputs
+
+    def base(self) -> Tensor:
+        """Logits of the base network."""
+        found = self._attempt(lambda level: level.base(self._inputs))
+        return self._looped({}) if found is None else found
+
+    def logits(self, variants: Sequence[Variant], route: str) -> Iterator[Tensor]:
+        """Logits of variants of one layer, one after another."""
+        together = self._engine._together(self._inputs) if route == "vmap" and len(variants) > 1 else 1
+        for start in range(0, len(variants), together):
+            some = variants[start : start + together]
+            if route == "loop":
+                found = None
+            elif route == "vmap":
+                found = self._attempt(lambda level, some=some: level.many(some))
+            else:
+                found = self._attempt(lambda level, some=some: level.logits(some[0]).unsqueeze(0))
+            for number, variant in enumerate(some):
+                if found is None:
+                    yield self._looped(variant)
+                elif route == "vmap" or isinstance(variant, Combination):
+                    yield self._engine._settled(found[number], variant, self._inputs)
+                else:
+                    yield found[number]
+
+    def _looped(self, variant: Variant) -> Tensor:
+        return self._engine._looped(variant, self._inputs)
+
+    def _attempt(self, compute: Callable[[Replay], Tensor]) -> Tensor | None:
+        """What the level gives; None from where it fails to the end of the batch."""
+        try:
+            return None if self._level is None else compute(self._level)
+        except Exception as error:  # what a network's code did on the first batch, it need not do on this one
+            if is_out_of_memory(error):
+                raise
+            self._level = None
+            log.warning("replay failed on a batch (%s); the loop answers for it", _said(error))
+            return None
+
+
 class _Stopped(Exception):
     """Another worker failed, or nobody waits for the rest."""
 
@@ -407,6 +473,24 @@ class _Tally:
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Sums:
         return tally(logits, labels, self._per_class, self._margins)
+
+
+def _clocked(compute: Callable[[], Tensor], device: torch.device) -> tuple[float, Tensor]:
+    """Seconds, and what was computed."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    found = compute()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started, found
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    """Whether two logits are equal up to the rounding that near ties are settled for."""
+    scale = one.nan_to_num(0, 0, 0).abs().amax(-1, keepdim=True)
+    apart = (one - other).nan_to_num(0, 0, 0).abs()
+    return one.shape == other.shape and bool((apart <= ROUNDING / 4 * scale).all())
 
 
 def _said(error: Exception) -> str:

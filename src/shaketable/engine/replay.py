@@ -154,6 +154,23 @@ class Replay:
             self.base(self._inputs)  # the variant wrote into a recorded tensor: record again, now with copies
         raise Unsuitable("variants write into tensors of the base pass")
 
+    def many(self, variants: Sequence[Variant]) -> Tensor:
+        """Logits [V, N, C] of several variants of the same tensors in one pass, by :func:`torch.vmap`.
+
+        Equal to those of each alone to the rounding of float32. Code that vmap cannot carry (in-place addition of a changed
+        tensor onto one that is not, Python numbers from tensors) raises.
+        """
+        tensors = [tensors_of_variant(variant) for variant in variants]
+        stacked = {name: torch.stack([each[name] for each in tensors]) for name in tensors[0]}
+
+        def one(changes: dict[str, Tensor]) -> Tensor:
+            logits, sound = self._replay(changes)
+            if not sound:
+                raise Unsuitable("variants write into tensors of the base pass")
+            return logits
+
+        return torch.vmap(one, randomness="error")(stacked)
+
     # the recorded pass
 
     def _record(self) -> Tensor:
