@@ -73,3 +73,23 @@ def test_every_link_to_a_file_in_the_pages_leads_to_one():
         for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"
+
+
+def test_the_lines_of_the_engines_page_give_answers(capsys):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+        init = st.snapshot(network)
+        inputs = torch.randn(300, 2)
+    labels = (inputs[:, 0] > inputs[:, 1]).long()
+    optimiser = torch.optim.Adam(network.parameters(), 0.05)
+    for _ in range(60):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(network(inputs), labels).backward()
+        optimiser.step()
+    names = {"torch": torch, "study": st.Study(network, init=init, test=(inputs, labels))}
+    for code in blocks(ROOT / "docs" / "engine.md", "python"):
+        exec(code, names)
+    printed = capsys.readouterr().out
+    assert "level replay for 2 of 2 layers" in printed
+    assert all(found.value is not None for found in names["found"].values())

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "Combination": "engine",
     "Data": "data",
     "Dataset": "data",
+    "Engine": "engine",
     "InputError": "errors",
     "Layer": "params",
     "Recipe": "training",
@@ -29,8 +31,10 @@ _HOME = {
 }
 
 __all__ = [
+    "Combination",
     "Data",
     "Dataset",
+    "Engine",
     "InputError",
     "Layer",
     "Recipe",
@@ -51,6 +55,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from shaketable.data import Data, Dataset, load
+    from shaketable.engine import Combination, Engine
     from shaketable.errors import InputError, RunError
     from shaketable.networks import build
     from shaketable.params import Layer, layers, snapshot

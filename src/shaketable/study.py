@@ -17,7 +17,7 @@ from shaketable.errors import InputError
 from shaketable.files import load_tensors
 from shaketable.forward import evaluation_mode, forward, map_inputs, tensors_of, usable_device
 from shaketable.identity import digest, fingerprint
-from shaketable.params import Params, aliases, snapshot, state
+from shaketable.params import Params, aliases, state
 from shaketable.perturb import Initialise
 
 SPLITS = ("test", "train")
@@ -41,6 +41,8 @@ class Study:
         history: the training history, a data frame with a row per epoch, for the report.
         initialise: redraws the network in place from a generator: the distribution of the initial weights. Networks of
             this package bring it as a method.
+        share: take the network's own tensors as the final weights, not a copy of them: for a network that does not fit
+            twice, or lies on several devices. It must not change while the study is in use.
 
     Raises:
         InputError: a network in training mode; weights with missing or extra keys, other shapes, NaN or infinite values;
@@ -81,6 +83,7 @@ class Study:
         initialise: Initialise | None = None,
         history: Any = None,
         provenance: Mapping[str, Any] | None = None,
+        share: bool = False,
     ) -> None:
         if not isinstance(network, nn.Module):
             raise InputError(f"network is a {type(network).__name__}; give a torch.nn.Module.")
@@ -100,7 +103,9 @@ class Study:
         for epoch in (*self.checkpoints, *(() if final_epoch is None else (final_epoch,))):
             if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0:
                 raise InputError(f"checkpoint {epoch!r}: a checkpoint's name is its epoch, a whole number from 0.")
-        set_field("final", self._weights(snapshot(network) if final is None else final, "final"))
+        if share and final is not None:
+            raise InputError("share=True takes the network's own weights as final; leave final out, or share=False.")
+        set_field("final", self._weights(state(network) if final is None else final, "final", copy=not share))
         first = self._weights(self.checkpoints[0], "checkpoint 0") if 0 in self.checkpoints else None
         if init is not None:
             given = self._weights(init, "init")
@@ -237,7 +242,7 @@ class Study:
         with evaluation_mode(self.network), torch.no_grad():
             return forward(self.network, map_inputs(lambda tensor: tensor[:2], data.inputs), self.final)
 
-    def _weights(self, weights: Weights, what: str) -> dict[str, Tensor]:
+    def _weights(self, weights: Weights, what: str, copy: bool = True) -> dict[str, Tensor]:
         """A state dict that fits the network, on its device, tied weights once."""
         from_file = isinstance(weights, str | Path)
         where = f"{what} ({weights})" if from_file else what
@@ -279,7 +284,7 @@ class Study:
                 )
         # a copy: the study stays as it is when the caller's tensors change
         kept = {
-            name: given[name].detach().to(tensor.device, tensor.dtype, copy=not from_file)
+            name: given[name].detach().to(tensor.device, tensor.dtype, copy=copy and not from_file)
             for name, tensor in wanted.items()
         }
         _refuse_not_finite(kept, {name for name, _ in self.network.named_parameters()}, where)

@@ -17,6 +17,7 @@ from shaketable.errors import InputError, RunError
 from shaketable.evaluate import evaluate
 from shaketable.forward import forward, map_inputs, tensors_of
 from shaketable.params import layers, snapshot, state
+from shaketable.study import Study
 
 QUIETLY = {"deadline": None, "derandomize": True, "database": None, "phases": (Phase.explicit, Phase.generate)}
 THREADS_SHARE_GLOBALS = {"global_state"}
@@ -244,6 +245,19 @@ def test_a_combination_runs_its_layer_once_a_term_and_not_once_a_variant(monkeyp
     engine.sums(variants, data)
     assert ran.count((8, 5)) < 10  # the base pass, each term, and what settles near ties
     assert ran.count((3, 8)) >= 50
+
+
+def test_a_study_that_shares_and_its_engine_hold_no_second_copy_of_the_network():
+    network, data = digits_like()
+    study = Study(network, test=data, share=True)
+    engine = Engine(study.network, study.final, workers=2)
+    engine.sums([{"3.bias": torch.ones(3)}], data)
+    own = {name: parameter.data_ptr() for name, parameter in network.named_parameters()}
+    for tensors in (study.final, engine.params, *(replay.replica.base for replay in engine._replays)):
+        assert {name: tensors[name].data_ptr() for name in own} == own
+    assert len(engine._replays) == 2
+    with pytest.raises(InputError, match="share=True takes the network's own weights"):
+        Study(network, final=study.final, test=data, share=True)
 
 
 def test_a_level_that_is_forced_says_why_it_cannot():

@@ -84,3 +84,7 @@ def check(variants: Sequence[Variant], base: Params) -> None:
                 if not isinstance(tensor, torch.Tensor) or tensor.shape != base[name].shape:
                     got = list(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
                     raise InputError(f"variant {index}: {name!r} is {got}, the network's has {list(base[name].shape)}.")
+                if tensor.device != base[name].device:
+                    raise InputError(
+                        f"variant {index}: {name!r} is on {tensor.device}, the network's is on {base[name].device}; move it there."
+                    )
