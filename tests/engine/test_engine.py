@@ -116,11 +116,13 @@ def test_variants_of_a_random_network_folded_together_have_the_logits_of_the_loo
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)
-def test_a_network_that_draws_random_numbers_goes_to_the_loop(name):
+def test_a_network_that_draws_random_numbers_goes_to_the_loop_repeats_and_leaves_the_random_state(name):
     network, inputs = STOCHASTIC[name]()
-    with torch.random.fork_rng(devices=[]):
-        engine = Engine(network)
-        engine.logits(variants_of(network, inputs), inputs)
+    variants, random = variants_of(network, inputs), torch.get_rng_state()
+    engine = Engine(network)
+    once = engine.logits(variants, inputs)
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(map(same, once, engine.logits(variants, inputs)))
     assert "draws random numbers" in engine.choice
 
 

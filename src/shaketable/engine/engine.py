@@ -28,6 +28,7 @@ CACHE = 2**28
 """Bytes of a recorded pass on a CPU beyond which more examples in flight gain nothing."""
 ROUNDING = 2e-5
 """How far rounding may move the margin of a combination, relative to the largest logit: far more than was seen."""
+SEED = 0
 FOLDED, SHORT = 4, 3e-3
 """Variants of a layer from which vmap is tried, and on a CPU the seconds of one below which it is."""
 CHECKED = 8
@@ -177,7 +178,6 @@ class Engine:
             return map_inputs(lambda tensor: tensor[rows], data.inputs), data.labels[rows]
 
         with ExitStack() as stack:
-            stack.enter_context(evaluation_mode(self.network))
             self._prepare(variants, by_layer, part(0, min(total, CHECKED))[0])
             size = self._size(total)
             self._fold(variants, by_layer, part(0, min(total, size))[0])
@@ -238,7 +238,9 @@ class Engine:
     def _looped(self, variant: Variant, inputs: Inputs) -> Tensor:
         """The reference: the variant runs the whole network on all of the batch."""
         params = {**self.params, **tensors_of_variant(variant)}
-        with torch.no_grad(), self._alone:
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.no_grad(), self._alone, evaluation_mode(self.network), torch.random.fork_rng(devices):
+            torch.manual_seed(SEED)  # for networks that draw random numbers: the same ones for every variant
             return forward(self.network, map_inputs(torch.clone, inputs), params)
 
     def _settled(self, logits: Tensor, variant: Variant, inputs: Inputs) -> Tensor:
@@ -383,7 +385,8 @@ class Engine:
         reason = ""
         started = time.perf_counter()
         try:
-            found = {BASE: level.base(inputs)}
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                found = {BASE: level.base(inputs)}
             self._per_example = max(1, level.recorded_bytes() // len(next(iter(tensors_of(inputs).values()))))
             started = time.perf_counter()
             for names, variant in picks.items():

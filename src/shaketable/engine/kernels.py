@@ -1,6 +1,7 @@
 """Convolutions with an addition and a ReLU in one operator, in several ways; the fastest for a shape is found by timing."""
 
 import itertools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -103,14 +104,14 @@ class Dense:
     """One matrix from all inputs to all outputs, for maps that are smaller than the kernel (3x3 on 2x2)."""
 
     def fits(self, geometry: Geometry, weight: Tensor) -> bool:
-        pixels = geometry.shape[2:].numel()
+        pixels = math.prod(geometry.shape[2:])
         return len(geometry.shape) == 4 and geometry.groups == 1 and pixels <= min(4, weight[0, 0].numel())
 
     def pack(self, geometry: Geometry, weight: Tensor, room: Room) -> Tensor:
         g, (outputs, inputs, *field) = geometry, weight.shape
-        (height, width), size = g.shape[2:], g.out + g.shape[1:]
+        (height, width), size = g.shape[2:], math.prod((*g.out, *g.shape[1:]))
         taps = weight.reshape(outputs * inputs, -1).t().contiguous().view(*field, outputs, inputs)
-        matrix = room(outputs * size.numel()).view(*g.out, outputs, height, width, inputs).zero_()
+        matrix = room(outputs * size).view(*g.out, outputs, height, width, inputs).zero_()
         for y, x, i, j in itertools.product(*map(range, (*g.out, *field))):
             row = y * g.stride[0] - g.padding[0] + i * g.dilation[0]
             column = x * g.stride[1] - g.padding[1] + j * g.dilation[1]
