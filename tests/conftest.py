@@ -33,3 +33,10 @@ def pretrained() -> Path:
     if os.environ.get("SHAKETABLE_REQUIRE_DATA") == "1":
         pytest.fail("SHAKETABLE_REQUIRE_DATA=1 and SHAKETABLE_NETWORKS names no folder of pretrained networks")
     pytest.skip("needs networks that others trained: set SHAKETABLE_NETWORKS to their folder")
+
+
+@pytest.fixture(scope="session")
+def transformers() -> None:
+    """Hugging Face's library, for architectures that others wrote; without it as for ``data_root``."""
+    if os.environ.get("SHAKETABLE_REQUIRE_DATA") != "1":
+        pytest.importorskip("transformers")

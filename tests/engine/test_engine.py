@@ -55,8 +55,8 @@ def test_every_layer_of_a_hard_network_has_the_logits_of_the_loop_bit_for_bit(na
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.usefixtures("transformers")
 def test_every_layer_of_an_architecture_that_others_wrote_has_the_logits_of_the_loop_bit_for_bit(name):
-    pytest.importorskip("transformers")
     engine = check_every_layer(ARCHITECTURES[name])
     assert "level replay" in engine.choice
     assert "the loop for" not in engine.choice

@@ -113,8 +113,8 @@ def test_a_random_network_is_known_by_its_number():
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.usefixtures("transformers")
 def test_an_architecture_that_others_wrote_repeats_bit_for_bit_and_has_layers(name):
-    pytest.importorskip("transformers")
     logits_repeat(ARCHITECTURES[name])
     network, inputs = ARCHITECTURES[name]()
     assert len(layers(network, "module", inputs)) >= 15
@@ -122,8 +122,8 @@ def test_an_architecture_that_others_wrote_repeats_bit_for_bit_and_has_layers(na
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.usefixtures("transformers")
 def test_each_layer_of_an_architecture_matters_unless_it_says_otherwise(name):
-    pytest.importorskip("transformers")
     network, inputs = ARCHITECTURES[name]()
     params, other = state(network), another(network)
     base = forward(network, inputs, params)
