@@ -255,9 +255,9 @@ def test_a_study_that_shares_and_its_engine_hold_no_second_copy_of_the_network()
     engine = Engine(study.network, study.final, workers=2)
     engine.sums([{"3.bias": torch.ones(3)}], data)
     own = {name: parameter.data_ptr() for name, parameter in network.named_parameters()}
-    for tensors in (study.final, engine.params, *(replay.replica.base for replay in engine._replays)):
+    for tensors in (study.final, engine.params, *(worker.replay.replica.base for worker in engine._levels.workers)):
         assert {name: tensors[name].data_ptr() for name in own} == own
-    assert len(engine._replays) == 2
+    assert len(engine._levels.workers) == 2
     with pytest.raises(InputError, match="share=True takes the network's own weights"):
         Study(network, final=study.final, test=data, share=True)
 

@@ -1,6 +1,7 @@
 """Evaluate many variants of one network at a fraction of the cost of evaluating each whole, with the same answers."""
 
-from shaketable.engine.engine import Engine, Level
+from shaketable.engine.engine import Engine
+from shaketable.engine.levels import Level, Precision
 from shaketable.engine.questions import Decision, Estimate, decide, errors
 from shaketable.engine.search import Found, critical_magnitude, minimum_ratio, run
 from shaketable.engine.variants import Combination, Variant
@@ -12,6 +13,7 @@ __all__ = [
     "Estimate",
     "Found",
     "Level",
+    "Precision",
     "Variant",
     "critical_magnitude",
     "decide",

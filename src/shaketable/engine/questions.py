@@ -106,7 +106,7 @@ def decide(
     live = list(range(len(questions)))
     for draw, indices, last in _looks(len(data), count, seed):
         variants = [questions[q][draw] for q in live]
-        for _, found in engine.map(variants, data, asked[0].measure, indices):
+        for _, found in engine.map(variants, data, asked[0].measure, indices, decisions=quantity == "error"):
             for q, outcome in zip(live, found, strict=True):
                 asked[q].take(outcome)
         for q in live:
@@ -159,7 +159,7 @@ def errors(
     done: dict[int, Estimate] = {}
     live = list(range(len(variants)))
     for _, indices, _ in _looks(total, 1, seed):
-        for _, found in engine.map([variants[v] for v in live], data, tally, indices):
+        for _, found in engine.map([variants[v] for v in live], data, tally, indices, decisions=True):
             for v, sums in zip(live, found, strict=True):
                 wrong[v] += sums.errors
         seen += len(indices)

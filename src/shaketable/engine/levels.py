@@ -1,0 +1,470 @@
+"""Which level carries which layer: each is compared with the plain loop, and timed where there is a choice."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from statistics import median
+from threading import Lock
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from shaketable.engine.memory import is_out_of_memory
+from shaketable.engine.replay import Replay
+from shaketable.engine.replica import Unsuitable
+from shaketable.engine.variants import Combination, Variant, tensors_of_variant
+from shaketable.errors import RunError
+from shaketable.forward import Inputs, evaluation_mode, forward, map_inputs, tensors_of
+from shaketable.params import Params
+
+if TYPE_CHECKING:
+    from shaketable.engine.fused import Fused  # tracing costs seconds of imports: only where it is used
+
+Level = Literal["auto", "loop", "replay", "vmap", "fused"]
+LEVELS = ("auto", "loop", "replay", "vmap", "fused")
+Precision = Literal["auto", "float32", "bfloat16"]
+PRECISIONS = ("auto", "float32", "bfloat16")
+Names = frozenset[str]
+BASE: Names = frozenset()
+ROUNDING = 5e-5
+"""Error of a margin, relative to the largest logit, within which an inexact level's decision is left to the loop."""
+SAFETY = 4.0
+"""How many times the largest error of a margin in bfloat16 that was measured is taken as its bound: an empirical one."""
+FOLDED, SHORT = 4, 3e-3
+"""Variants of a layer from which vmap is tried, and on a CPU the seconds of one below which it is."""
+WORTH = 30.0
+"""Seconds of replay from which tracing a graph, and timing its kernels, is worth while."""
+SEED = 0
+T = TypeVar("T")
+log = logging.getLogger("shaketable.engine")
+
+
+@dataclass
+class Worker:
+    """What one thread works with; without anything, the loop."""
+
+    replay: Replay | None = None
+    fused: "Fused | None" = None
+    low: "Fused | None" = None
+
+    def clear(self) -> None:
+        """Let go of what was recorded."""
+        for level in (self.replay, self.fused, self.low):
+            if level is not None:
+                level.clear()
+
+
+class Levels:
+    """The levels of one network, one worker a thread, and for each layer the one that carries it."""
+
+    def __init__(self, network: nn.Module, params: Params, level: Level, precision: Precision, workers: int) -> None:
+        self.network, self.params, self.asked, self.precision = network, params, level, precision
+        self.device = next((tensor.device for tensor in params.values()), torch.device("cpu"))
+        self.workers = [Worker() for _ in range(workers)]
+        self.routes: dict[Names, str] = {}
+        self.low: dict[Names, float] = {}  # layers whose decisions run in bfloat16, with the bound on a margin's error
+        self.per_example = 1  # bytes that a recorded pass holds
+        self.choice = ""
+        self._seconds: dict[Names, float] = {}  # what replay takes for an example of a variant
+        self._folded: set[Names] = set()  # tried
+        self._fused: set[Names] = set()  # tried
+        self._alone = Lock()  # the loop exchanges the tensors of the user's own modules
+
+    @property
+    def replays(self) -> bool:
+        """Whether there is anything but the loop."""
+        return self.workers[0].replay is not None
+
+    def looped(self, variant: Variant, inputs: Inputs) -> Tensor:
+        """The reference: the variant runs the whole network on all of the batch."""
+        params = {**self.params, **tensors_of_variant(variant)}
+        with torch.no_grad(), self._alone, evaluation_mode(self.network), torch.random.fork_rng(self._cuda()):
+            torch.manual_seed(SEED)  # for networks that draw random numbers: the same ones for every variant
+            return forward(self.network, map_inputs(torch.clone, inputs), params)
+
+    def settled(self, logits: Tensor, variant: Variant, inputs: Inputs, tolerance: float = ROUNDING) -> Tensor:
+        """Logits that are off by a little, those of examples near a tie replaced by the loop's."""
+        near = near_ties(logits, tolerance).nonzero().flatten()
+        if not len(near):
+            return logits
+        exact = self.looped(variant, map_inputs(lambda tensor: tensor[near], inputs))
+        return logits.index_copy(0, near, exact.to(logits.dtype))
+
+    def prepare(self, variants: Sequence[Variant], by_layer: Mapping[Names, Sequence[int]], inputs: Inputs) -> None:
+        """For each layer that is new: whether replay gives the loop's logits on the first examples.
+
+        Raises:
+            RunError: it does not, and replay was asked for.
+        """
+        new = {names: indices for names, indices in by_layer.items() if names and names not in self.routes}
+        if not new or self.asked == "loop":
+            self.choice = self.choice or "level loop, as asked"
+            self.routes.update(dict.fromkeys(new, "loop"))
+            return
+        picks = {names: variants[self._telling(variants, indices)] for names, indices in new.items()}
+        started = time.perf_counter()
+        truth = {names: self.looped(variant, inputs) for names, variant in picks.items()}
+        seconds = time.perf_counter() - started
+        truth[BASE] = self.looped({}, inputs)
+        worker = self.workers[0]
+        if worker.replay is not None:
+            found, taken, reason = self._try(worker.replay, picks, inputs)
+        else:
+            found, taken, reason = self._make(picks, inputs, truth)
+        carried = {names for names in picks if same(truth[names], found.get(names))}
+        if not carried or not same(truth[BASE], found[BASE]):
+            carried, reason = set(), reason or "its logits were not those of the loop"
+        if self.asked == "replay" and len(carried) < len(picks):
+            why = reason or "a layer differs"
+            raise RunError(f"level='replay' cannot carry this network: {why}; use level='auto'.")
+        if not carried:
+            self.workers = [Worker()]
+        self.routes.update({names: "replay" if names in carried else "loop" for names in picks})
+        loops = [sorted(names)[0] for names in picks if names not in carried]
+        if loops and carried:
+            reason = f"; the loop for {_some(loops)}, whose logits differed"
+        if carried:
+            gain = f"{seconds / max(taken, 1e-9):.1f} times as fast as the loop on the first examples"
+            exact = "bit-identical" if self.device.type == "cpu" else "equal to the rounding of float32"
+            self.choice = f"level replay for {len(carried)} of {len(picks)} layers, logits {exact}, {gain}{reason}"
+        else:
+            self.choice = f"level loop: {reason}"
+
+    def tune(
+        self,
+        variants: Sequence[Variant],
+        by_layer: Mapping[Names, Sequence[int]],
+        inputs: Inputs,
+        batches: float,
+        decisions: bool,
+    ) -> None:
+        """For each layer that replay carries: whether another level is as right, and faster, on a whole batch."""
+        if not self.replays or self.asked == "replay":
+            return
+        with torch.random.fork_rng(self._cuda()):
+            self._fuse(variants, by_layer, inputs, batches, decisions)
+            self._fold(variants, by_layer, inputs)
+        self.workers[0].clear()
+
+    def _fuse(
+        self,
+        variants: Sequence[Variant],
+        by_layer: Mapping[Names, Sequence[int]],
+        inputs: Inputs,
+        batches: float,
+        decisions: bool,
+    ) -> None:
+        """Trace the network to a graph, where the work is worth it, and route to it the layers that it makes faster."""
+        new = [names for names in by_layer if names and names not in self._fused and self.routes[names] == "replay"]
+        if self.device.type != "cpu" or self.asked not in ("auto", "fused") or not new:
+            return
+        size = _count(inputs)
+        trial = size * sum(self._seconds[names] for names in new)
+        whole = size * batches * sum(self._seconds[names] * len(by_layer[names]) for names in new)
+        if self.asked == "auto" and (whole < WORTH or 4 * trial > whole / 5):
+            return
+        self._fused.update(new)
+        picks = {names: variants[self._telling(variants, by_layer[names])] for names in new}
+        replay = _made(self.workers[0].replay)
+        truth, slow = {BASE: replay.base(inputs)}, {}
+        for names, variant in picks.items():
+            slow[names], truth[names] = clocked(lambda variant=variant: replay.logits(variant), self.device)
+        replay.clear()
+        try:
+            found, fast = self._traced(picks, inputs, torch.float32)
+        except Unsuitable as reason:
+            self.choice += f"; no fused graph: {reason}"
+            return
+        right = [names for names in new if BASE in found and close(truth[BASE], found[BASE])]
+        right = [names for names in right if close(truth[names], found[names])]
+        gain = sum(len(by_layer[names]) * (slow[names] - fast[names]) for names in right)
+        if right and (gain > 0 or self.asked == "fused"):
+            self.routes.update(dict.fromkeys(right, "fused"))
+            times = sum(slow[names] for names in right) / max(1e-9, sum(fast[names] for names in right))
+            self.choice += f"; fused for {len(right)} of them, {times:.1f} times as fast as replay, equal to rounding"
+        if decisions and self.precision != "float32" and (self.precision == "bfloat16" or bfloat16_gain() > 1.5):
+            self._halve(picks, inputs, truth, fast)
+
+    def _traced(
+        self, picks: Mapping[Names, Variant], inputs: Inputs, dtype: torch.dtype
+    ) -> tuple[dict[Names, Tensor], dict[Names, float]]:
+        """A graph for each worker; logits of the base and of each layer, and the seconds of the second time."""
+        from shaketable.engine.fused import Fused
+
+        try:
+            made = [Fused(self.network, self.params, inputs, dtype) for _ in self.workers]
+            level = made[0]
+            found, seconds = {BASE: level.base(inputs)}, {}
+            for names, variant in picks.items():
+                found[names] = level.logits(tensors_of_variant(variant))  # kernels are chosen the first time
+                seconds[names], _ = clocked(
+                    lambda variant=variant: level.logits(tensors_of_variant(variant)), self.device
+                )
+        except Exception as error:  # tracing meets any code
+            if is_out_of_memory(error):
+                raise
+            raise Unsuitable(said(error)) from error
+        for worker, level in zip(self.workers, made, strict=True):
+            if dtype == torch.float32:
+                worker.fused = level
+            else:
+                worker.low = level
+        return found, seconds
+
+    def _halve(
+        self,
+        picks: Mapping[Names, Variant],
+        inputs: Inputs,
+        truth: Mapping[Names, Tensor],
+        fast: Mapping[Names, float],
+    ) -> None:
+        """Decisions in bfloat16: for each layer the bound on a margin's error, and whether it pays with the second run."""
+        try:
+            found, seconds = self._traced(picks, inputs, torch.bfloat16)
+        except Unsuitable as reason:
+            self.choice += f"; no bfloat16: {reason}"
+            return
+        for names in picks:
+            bound = SAFETY * margin_error(truth[names], found[names])
+            again = float(near_ties(found[names], bound).float().mean())
+            pays = seconds[names] * (1 + 4 * again) < fast[names]
+            if self.precision == "bfloat16" or (pays and again < 0.25):
+                self.low[names] = max(bound, ROUNDING)
+        if self.low:
+            self.choice += f"; decisions of {len(self.low)} layers in bfloat16, near ties again in float32"
+
+    def _fold(self, variants: Sequence[Variant], by_layer: Mapping[Names, Sequence[int]], inputs: Inputs) -> None:
+        """For each layer with several variants: whether vmap over them is faster than one after another, and as right."""
+        size = _count(inputs)
+        small = [
+            (names, [variants[index] for index in indices[:FOLDED]])
+            for names, indices in by_layer.items()
+            if len(indices) >= FOLDED and names not in self._folded and self.routes.get(names) == "replay"
+            and (self.asked == "vmap" or self.device.type == "cuda" or self._seconds.get(names, 1.0) * size < SHORT)
+        ]  # fmt: skip
+        if not small or self.asked not in ("auto", "vmap"):
+            return
+        level, chosen = _made(self.workers[0].replay), []
+        level.base(inputs)
+        for names, some in small:
+            self._folded.add(names)
+            try:
+                level.many(some)  # torch's own preparations
+                alone, found = clocked(lambda some=some: torch.stack([level.logits(one) for one in some]), self.device)
+                together, folded = clocked(lambda some=some: level.many(some), self.device)
+            except Exception as error:  # any code may stand in the network
+                if is_out_of_memory(error):
+                    raise
+                log.debug("vmap cannot carry %s: %s", sorted(names)[0], said(error))
+                continue
+            if not close(found, folded) or (together > 0.8 * alone and self.asked != "vmap"):
+                continue
+            self.routes[names] = "vmap"
+            chosen.append(f"{sorted(names)[0]} ({alone / together:.1f} times as fast)")
+        if chosen:
+            self.choice += f"; vmap for {_some(chosen)}"
+
+    def _make(self, picks: Mapping[Names, Variant], inputs: Inputs, truth: Mapping[Names, Tensor]) -> "Trial":
+        """Make a replay for each worker, with in-place activations as they are only where that is needed."""
+        best: Trial = ({}, 0.0, "")
+        for keep_inplace in (False, True):
+            try:
+                level = Replay(self.network, self.params, keep_inplace)
+            except Unsuitable as reason:
+                return {}, 0.0, str(reason)
+            found, seconds, reason = self._try(level, picks, inputs)
+            right = [names for names in found if same(truth[names], found[names])]
+            if found and len(right) >= len(best[0]):
+                best = (found, seconds, reason)
+                self.workers[0].replay = level
+                for worker in self.workers[1:]:
+                    worker.replay = Replay(self.network, self.params, keep_inplace)
+            elif not best[0]:
+                best = ({}, 0.0, reason)
+            if found and len(right) == len(picks) + 1:
+                break
+        return best
+
+    def _try(self, level: Replay, picks: Mapping[Names, Variant], inputs: Inputs) -> "Trial":
+        """Logits of the base and of a variant of each layer, seconds, and what went wrong."""
+        found: dict[Names, Tensor] = {}
+        reason = ""
+        started = time.perf_counter()
+        try:
+            with torch.random.fork_rng(self._cuda()):
+                found = {BASE: level.base(inputs)}
+            self.per_example = max(1, level.recorded_bytes() // _count(inputs))
+            started = time.perf_counter()
+            for names, variant in picks.items():
+                seconds, found[names] = clocked(lambda variant=variant: level.logits(variant), self.device)
+                self._seconds[names] = seconds / _count(inputs)
+        except Exception as error:  # the loop carried it, so whatever went wrong is the level's fault
+            if is_out_of_memory(error):
+                raise
+            found, reason = {}, said(error)
+        finally:
+            level.clear()
+        return found, time.perf_counter() - started, reason
+
+    def _telling(self, variants: Sequence[Variant], indices: Sequence[int]) -> int:
+        """The first variant of a layer that differs from the base."""
+        for index in indices:
+            if any(not torch.equal(t, self.params[n]) for n, t in tensors_of_variant(variants[index]).items()):
+                return index
+        return indices[0]
+
+    def _cuda(self) -> list[torch.device]:
+        """Devices whose random state is put aside."""
+        return [self.device] if self.device.type == "cuda" else []
+
+
+class Batch:
+    """One batch of examples in the hands of one worker: what the levels give, or from where one fails the loop."""
+
+    def __init__(
+        self, levels: Levels, worker: Worker, inputs: Inputs, layers: Sequence[Names], decisions: bool
+    ) -> None:
+        self._levels, self._worker, self._inputs, self._decisions = levels, worker, inputs, decisions
+        used = {self._route(names) for names in layers if names}
+        self._base: dict[str, Tensor | None] = {}
+        if "fused" in used:
+            self._base["fused"] = self._attempt("fused", lambda: _made(worker.fused).base(inputs))
+        if "bfloat16" in used:
+            self._base["bfloat16"] = self._attempt("bfloat16", lambda: _made(worker.low).base(inputs))
+        if used & {"replay", "vmap"} or (worker.replay is not None and not used - {"loop"}):
+            self._base["replay"] = self._attempt("replay", lambda: _made(worker.replay).base(inputs))
+
+    def base(self) -> Tensor:
+        """Logits of the base network."""
+        exact, fused = self._base.get("replay"), self._base.get("fused")
+        if exact is not None:
+            return exact
+        return self._levels.looped({}, self._inputs) if fused is None else self._settled(fused, {}, ROUNDING)
+
+    def logits(self, variants: Sequence[Variant], names: Names, together: int) -> Iterator[Tensor]:
+        """Logits of variants of one layer, one after another; vmap takes ``together`` of them at a time."""
+        route = self._route(names)
+        step = together if route == "vmap" else 1
+        for start in range(0, len(variants), step):
+            some = variants[start : start + step]
+            found = self._several(some, route)
+            for number, variant in enumerate(some):
+                if found is None:
+                    yield self._levels.looped(variant, self._inputs)
+                elif route == "replay" and not isinstance(variant, Combination):
+                    yield found[number]
+                else:
+                    bound = self._levels.low[names] if route == "bfloat16" else ROUNDING
+                    yield self._settled(found[number], variant, bound)
+
+    def _route(self, names: Names) -> str:
+        return "bfloat16" if self._decisions and names in self._levels.low else self._levels.routes[names]
+
+    def _several(self, some: Sequence[Variant], route: str) -> Tensor | None:
+        """Logits [V, N, ...] of some variants by a level, None for the loop."""
+        worker = self._worker
+        if route == "loop" or self._base.get("replay" if route == "vmap" else route) is None:
+            return None
+        if route == "vmap":
+            return self._attempt("replay", lambda: _made(worker.replay).many(some))
+        if route == "replay":
+            return self._attempt("replay", lambda: _made(worker.replay).logits(some[0]).unsqueeze(0))
+        level = worker.fused if route == "fused" else worker.low
+        terms = some[0].terms if isinstance(some[0], Combination) else ()
+        return self._attempt(route, lambda: _made(level).logits(tensors_of_variant(some[0]), terms).unsqueeze(0))
+
+    def _settled(self, logits: Tensor, variant: Variant, tolerance: float) -> Tensor:
+        return self._levels.settled(logits, variant, self._inputs, tolerance)
+
+    def _attempt(self, level: str, compute: Callable[[], Tensor]) -> Tensor | None:
+        """What a level gives; None from where it fails to the end of the batch."""
+        try:
+            return compute()
+        except Exception as error:  # what a network's code did on the first batch, it need not do on this one
+            if is_out_of_memory(error):
+                raise
+            self._base[level] = None
+            log.warning("%s failed on a batch (%s); the loop answers for it", level, said(error))
+            return None
+
+
+Trial = tuple[dict[Names, Tensor], float, str]
+"""Logits of the base and of a variant of each layer (none if it failed), seconds, and what went wrong."""
+
+
+@cache
+def bfloat16_gain() -> float:
+    """How many times faster than in float32 this processor multiplies matrices in bfloat16; measured once."""
+    seconds = []
+    for dtype in (torch.float32, torch.bfloat16):
+        one = torch.ones(1024, 1024, dtype=dtype)
+        _ = one @ one
+        seconds.append(median(clocked(lambda one=one: one @ one, one.device)[0] for _ in range(5)))
+    return seconds[0] / seconds[1]
+
+
+def near_ties(logits: Tensor, tolerance: float) -> Tensor:
+    """Which examples [N] an error of ``tolerance``, relative to their largest logit, could give another decision."""
+    highest = logits.topk(min(2, logits.shape[-1]), dim=-1).values
+    near = highest[..., 0] - highest[..., -1] <= tolerance * logits.abs().amax(-1)
+    return near.flatten(1).any(1) if near.ndim > 1 else near
+
+
+def margin_error(exact: Tensor, rough: Tensor) -> float:
+    """The largest error of a margin against the rough decision, relative to the largest logit of its row."""
+    scale = rough.abs().amax(-1, keepdim=True).clamp_min(1e-30)
+    decided = rough.argmax(-1, keepdim=True)
+    apart = (exact - exact.gather(-1, decided)) - (rough - rough.gather(-1, decided))
+    return float((apart / scale).nan_to_num(0, 0, 0).amax())
+
+
+def same(one: Tensor, other: Tensor | None) -> bool:
+    """Whether two tensors are the same bit for bit, all NaN being one; on a GPU, to the rounding of float32."""
+    if other is None or one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if one.device.type == "cuda":
+        return torch.allclose(one, other, rtol=1e-4, atol=1e-5, equal_nan=True)
+    return bool(((one == other) | (one.isnan() & other.isnan())).all())
+
+
+def close(one: Tensor, other: Tensor) -> bool:
+    """Whether two logits are equal well within the rounding that near ties are settled for."""
+    if one.shape != other.shape or not torch.equal(one.isfinite(), other.isfinite()):
+        return False
+    scale = one.nan_to_num(0, 0, 0).abs().amax(-1, keepdim=True)
+    return bool(((one - other).nan_to_num(0, 0, 0).abs() <= ROUNDING / 4 * scale).all())
+
+
+def clocked(compute: Callable[[], Tensor], device: torch.device) -> tuple[float, Tensor]:
+    """Seconds, and what was computed."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    found = compute()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started, found
+
+
+def said(error: Exception) -> str:
+    """What went wrong, in one line."""
+    return str(error) if isinstance(error, Unsuitable) else f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _made(level: T | None) -> T:
+    """A level that a layer was routed to, which is there."""
+    assert level is not None
+    return level
+
+
+def _count(inputs: Inputs) -> int:
+    """The number of examples."""
+    return len(next(iter(tensors_of(inputs).values())))
+
+
+def _some(names: Sequence[str]) -> str:
+    """At most three names."""
+    return f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"

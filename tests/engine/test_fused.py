@@ -1,0 +1,332 @@
+"""The fused level: its logits are those of the plain loop to the rounding of float32, or it says why it cannot."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.engine import zoo
+from torch import Tensor, nn
+
+from shaketable.engine.fused import Fused
+from shaketable.engine.kernels import KERNELS, Dense, Geometry, OneDNN, Plain, Winograd
+from shaketable.engine.replica import Unsuitable
+from shaketable.forward import forward, map_inputs
+from shaketable.networks import build
+from shaketable.params import layers, snapshot, state
+
+EXACT = 1e-5
+"""Of the largest logit; Winograd's convolutions keep it too (see the tests of their own)."""
+
+
+def settled(network: nn.Module) -> nn.Module:
+    """With running statistics that are not 0 and 1."""
+    with zoo.seeded("fused"):
+        return zoo.settled(network)
+
+
+def images(count: int, channels: int = 3, size: int = 32) -> Tensor:
+    return torch.randn(count, channels, size, size, generator=torch.Generator().manual_seed(count))
+
+
+def distance(logits: Tensor, truth: Tensor) -> float:
+    """Largest difference, of the largest logit."""
+    assert logits.shape == truth.shape
+    assert logits.dtype == torch.float32
+    return float((logits - truth).abs().max() / truth.abs().max())
+
+
+def worst(network: nn.Module, inputs, by="module", counts=(5, 1), every=1, dtype=torch.float32) -> float:
+    """The largest distance over the base and a variant of each layer, for several numbers of examples."""
+    params, other = state(network), zoo.another(network, 1)
+    with torch.no_grad():
+        forward(network, inputs, {})  # some networks fill a cache
+        fused = Fused(network, params, inputs, dtype)
+        found = []
+        for count in counts:
+            part = map_inputs(lambda tensor, count=count: tensor[:count], inputs)
+            found.append(distance(fused.base(part), forward(network, part, params)))
+            for layer in layers(network, by, inputs)[::every]:
+                changes = {name: other[name] for name in layer.params + layer.buffers}
+                found.append(distance(fused.logits(changes), forward(network, part, {**params, **changes})))
+    return max(found)
+
+
+class Inception(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 5, padding=2)
+        self.three = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8))
+        self.norm, self.head = nn.BatchNorm2d(27), nn.Linear(27, 5)
+
+    def forward(self, x):
+        pooled = F.max_pool2d(x, 3, 1, 1)
+        x = torch.cat([self.one(x), F.relu(self.two(x)), F.silu(self.three(x)), pooled], 1)
+        return self.head(F.adaptive_avg_pool2d(F.relu6(self.norm(x)), 1).flatten(1))
+
+
+class Convolutions(nn.Module):
+    """Grouped, depth-wise, strided, dilated, without padding; odd sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1, groups=4)
+        self.c, self.d = nn.Conv2d(32, 32, 3, groups=32), nn.Conv2d(32, 32, 3, dilation=2, padding=(2, 1))
+        self.e, self.f = nn.Conv2d(32, 40, 3, padding=(0, 2)), nn.Conv2d(40, 32, 3, stride=2, padding=1)
+        self.g, self.h = nn.Conv2d(32, 8, (1, 3), stride=(2, 1)), nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")
+        self.last = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.b(F.gelu(self.a(x)))
+        x = torch.tanh(self.d(F.leaky_relu(self.c(x), 0.1)))
+        x = self.f(self.e(x).relu()).sigmoid()
+        return self.last(self.h(self.g(x)).mean((2, 3)))
+
+
+class InPlace(nn.Module):
+    """``out += x``, in-place ReLU on a sum and on a shortcut, scales and biases as parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.norm, self.scale, self.shift = (
+            nn.BatchNorm2d(8),
+            nn.Parameter(torch.rand(1)),
+            nn.Parameter(torch.rand(8, 1, 1)),
+        )
+        self.c, self.relu, self.head = nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(inplace=True), nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.relu(self.a(x))
+        y = self.norm(self.b(x)) * self.scale + self.shift
+        y += x
+        y = self.relu(y)
+        z = 0.5 * self.c(self.relu(y + 0.1)) - 0.2
+        z += self.relu(y)
+        return self.head(z.mul_(2).mean((2, 3)))
+
+
+class Several(nn.Module):
+    """Layer and group norm, one convolution used twice, the output of an operator used before and after its ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.group, self.layer, self.head = nn.GroupNorm(2, 8), nn.LayerNorm(8), nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.a(x)
+        x = self.b(x.relu()) + self.b(x)
+        x = self.group(x).relu() + x
+        return self.head(self.layer(x.mean((2, 3)))) / 3
+
+
+CARRIED = {"inception", "conv_relu_in_place", "residual_in_place_add", "preactivation_residual", "densely_connected"}
+"""Cases of the zoo that it must not give up on."""
+
+NETWORKS = {
+    "inception": Inception,
+    "convolutions": Convolutions,
+    "in place": InPlace,
+    "several": Several,
+    "fixup": lambda: build("resnet18", (3, 32, 32), 5, width=0.0625, init="fixup"),
+}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet18-bn", "resnet18-v2", "resnet18-v2-bn", "vgg11", "vgg11-bn"])
+def test_each_layer_of_our_networks_has_the_logits_of_the_loop(name: str) -> None:
+    network = settled(build(name, (3, 32, 32), 10, width=0.125))
+    assert worst(network, images(3), counts=(3, 1), every=4) < EXACT
+    assert worst(network, images(3), "block", counts=(3,)) < EXACT
+
+
+def test_wide_residual_blocks_use_winograd_within_the_tolerance() -> None:
+    network = settled(build("resnet18-bn", (3, 16, 16), 10, width=0.5))
+    assert worst(network, images(4, size=16), "block", counts=(4,)) < EXACT
+
+
+def test_fully_connected_networks_too() -> None:
+    assert worst(settled(build("fcn-3x64-bn", (3, 8, 8), 10)), images(7, size=8), counts=(7, 1)) < EXACT
+    assert worst(build("fcn-3x64", (3, 8, 8), 10), images(7, size=8), "block") < EXACT
+
+
+@pytest.mark.slow
+def test_densely_connected_networks_too() -> None:
+    network = settled(build("densenet121-bn", (3, 16, 16), 10, width=0.125))
+    assert worst(network, images(2, size=16), every=20, counts=(2,)) < EXACT
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_branches_and_unusual_convolutions_and_writing_in_place(name: str) -> None:
+    with zoo.seeded(name):
+        network = NETWORKS[name]()
+    network, inputs = settled(network), images(6, size=11)
+    assert worst(network, inputs, counts=(6, 1, 4)) < EXACT
+    assert worst(network, inputs, "block") < EXACT
+
+
+@pytest.mark.parametrize("name", zoo.CASES)
+def test_a_network_of_the_zoo_is_right_or_unsuitable(name: str) -> None:
+    network, inputs = zoo.CASES[name]()
+    count = len(
+        next(iter(inputs.values())) if isinstance(inputs, dict) else inputs[0] if isinstance(inputs, tuple) else inputs
+    )
+    try:
+        found = worst(network, inputs, counts=(count,))
+    except Unsuitable:
+        assert name not in CARRIED
+    else:
+        assert found < EXACT
+
+
+@pytest.mark.parametrize("name", zoo.STOCHASTIC)
+def test_what_draws_random_numbers_is_unsuitable(name: str) -> None:
+    with pytest.raises(Unsuitable):
+        Fused(*(lambda network, inputs: (network, state(network), inputs))(*zoo.STOCHASTIC[name]()))
+
+
+class Branches(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) if x.sum() > 0 else x
+
+
+class Counts(nn.BatchNorm1d):
+    def forward(self, x):
+        self.running_mean += 1
+        return super().forward(x)
+
+
+class Sorts(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).sort(1)[0]
+
+
+class Remembers(nn.Linear):
+    def forward(self, x):
+        self.last = x
+        return super().forward(x)
+
+
+class OnlyThreeExamples(nn.Linear):
+    def forward(self, x):
+        return super().forward(x.view(3, -1))
+
+
+UNSUITABLE = {
+    "cannot be traced": Branches(4, 4),
+    "writes": Counts(4),
+    "sort": Sorts(4, 4),
+    "store": Remembers(4, 4),
+    "shape": OnlyThreeExamples(4, 4),
+    "batch norm over the batch": nn.BatchNorm1d(4, track_running_stats=False),
+    "not float32": nn.Linear(4, 4).double(),
+}
+
+
+@pytest.mark.parametrize("reason", UNSUITABLE)
+def test_what_it_cannot_carry_is_unsuitable_and_it_says_why(reason: str) -> None:
+    network = UNSUITABLE[reason].eval()
+    with pytest.raises(Unsuitable, match=reason):
+        Fused(network, state(network), torch.randn(3, 4, dtype=next(network.parameters(), torch.zeros(1)).dtype))
+
+
+def test_inputs_of_another_size_are_unsuitable_for_the_same_graph() -> None:
+    network = Inception().eval()
+    fused = Fused(network, state(network), images(2, size=8))
+    with pytest.raises(Unsuitable, match="shape"):
+        fused.base(images(2, size=9))
+
+
+def test_the_network_and_the_params_and_the_inputs_are_left_as_they_were() -> None:
+    network, inputs = settled(build("resnet18-bn", (3, 16, 16), 10, width=0.125)), images(3, size=16)
+    before, given = snapshot(network), inputs.clone()
+    network.train()
+    fused = Fused(network, state(network), inputs)
+    logits = fused.base(inputs).clone()
+    fused.logits(zoo.another(network))
+    assert torch.equal(fused.logits({}), logits)
+    assert all(module.training for module in network.modules())
+    assert torch.equal(inputs, given)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state(network).items())
+
+
+def test_variants_do_not_change_what_is_recorded_and_it_can_be_dropped() -> None:
+    network, inputs = settled(InPlace()), images(4, size=8)
+    fused, other = Fused(network, state(network), inputs), zoo.another(network)
+    fused.base(inputs)
+    assert fused.recorded_bytes() > 0
+    found = [{n: fused.logits({n: other[n]}) for n in order} for order in (sorted(other), sorted(other)[::-1])]
+    assert all(distance(found[0][name], found[1][name]) < 1e-6 for name in other)
+    fused.clear()
+    assert fused.recorded_bytes() == 0
+
+
+def test_several_changes_of_a_norm_or_as_weighted_sums_have_the_logits_of_the_loop() -> None:
+    network, inputs = settled(build("resnet18-bn", (3, 16, 16), 10, width=0.125)), images(4, size=16)
+    params, draws = state(network), [zoo.another(network, seed) for seed in range(2)]
+    fused = Fused(network, params, inputs)
+    with torch.no_grad():
+        for count in (4, 3):
+            fused.base(inputs[:count])
+            for layer in layers(network, "module", inputs)[::3]:
+                names = layer.params + layer.buffers
+                sources = [{name: source[name] for name in names} for source in (params, *draws)]
+                for factors in ((0.5, 0.5, 0.0), (0.2, 1.0, -0.3), (0.0, 1.0, 0.0), (1.0, 0.0, 0.1)):
+                    terms = list(zip(factors, sources))
+                    changes = {name: sum(f * source[name] for f, source in terms) for name in names}
+                    changes = {name: tensor.abs() if "var" in name else tensor for name, tensor in changes.items()}
+                    given = terms if layer.kind in ("Conv2d", "Linear") else ()
+                    truth = forward(network, inputs[:count], {**params, **changes})
+                    assert distance(fused.logits(changes, given), truth) < 2 * EXACT
+
+
+@pytest.mark.parametrize("name", ["resnet18-bn", "vgg11"])
+def test_bfloat16_gives_the_logits_of_bfloat16(name: str) -> None:
+    network = settled(build(name, (3, 32, 32), 10, width=0.125))
+    assert worst(network, images(4), "block", counts=(4,), dtype=torch.bfloat16) < 0.05
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: type(kernel).__name__)
+@pytest.mark.parametrize(
+    ("shape", "outputs", "field", "stride", "padding", "dilation"),
+    [
+        ((3, 33, 9, 7), 34, (3, 3), (1, 1), (1, 1), (1, 1)),
+        ((70, 32, 4, 4), 48, (3, 3), (1, 1), (1, 1), (1, 1)),
+        ((5, 32, 6, 9), 32, (3, 3), (1, 1), (0, 2), (1, 1)),
+        ((3, 6, 2, 2), 5, (3, 3), (1, 1), (1, 1), (1, 1)),
+        ((3, 6, 2, 2), 5, (3, 3), (2, 1), (1, 2), (1, 2)),
+        ((3, 6, 1, 1), 5, (1, 1), (2, 2), (0, 0), (1, 1)),
+    ],
+)
+def test_each_kernel_is_a_convolution_with_a_bias_a_sum_and_a_relu(
+    kernel, shape, outputs, field, stride, padding, dilation
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=draw).contiguous(memory_format=torch.channels_last)
+    weight, bias = torch.randn(outputs, shape[1], *field, generator=draw), torch.randn(outputs, generator=draw)
+    geometry = Geometry(stride, padding, dilation, 1, x.shape, field)
+    if not kernel.fits(geometry, weight):
+        assert isinstance(kernel, Dense | Winograd)
+        return
+    truth = F.conv2d(x.double(), weight.double(), None, stride, padding, dilation)
+    other = torch.randn(truth.shape, generator=draw).contiguous(memory_format=torch.channels_last)
+    packed, kept = kernel.pack(geometry, weight, torch.empty), other.clone()
+    for given, added, relu in ((None, None, False), (bias, None, True), (bias, other, False), (None, other, True)):
+        wanted = truth + (0 if given is None else given.double().view(-1, 1, 1)) + (0 if added is None else added)
+        wanted = wanted.relu() if relu else wanted
+        found = kernel.run(geometry, x, packed, given, added, relu)
+        assert found.shape == wanted.shape
+        assert (found - wanted).abs().max() < 5e-6 * truth.abs().max()
+    assert torch.equal(other, kept)
+
+
+def test_winograd_errs_a_few_times_as_much_as_a_plain_convolution() -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 128, 8, 8, generator=draw).relu().contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(128, 128, 3, 3, generator=draw)
+    geometry = Geometry((1, 1), (1, 1), (1, 1), 1, x.shape, (3, 3))
+    truth = F.conv2d(x.double(), weight.double(), padding=1)
+    errors = {}
+    for kernel in (Plain(), OneDNN(), Winograd()):
+        found = kernel.run(geometry, x, kernel.pack(geometry, weight, torch.empty), None, None, False)
+        errors[type(kernel).__name__] = float((found - truth).norm() / truth.norm())
+    assert errors["Winograd"] < 3e-6
+    assert errors["Plain"] < errors["Winograd"] < 10 * errors["Plain"]
