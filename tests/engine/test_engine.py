@@ -16,6 +16,7 @@ from shaketable.engine import Combination, Engine
 from shaketable.errors import InputError, RunError
 from shaketable.evaluate import evaluate
 from shaketable.forward import forward, map_inputs, tensors_of
+from shaketable.networks import build
 from shaketable.params import layers, snapshot, state
 from shaketable.study import Study
 
@@ -113,6 +114,65 @@ def test_variants_folded_together_have_the_logits_of_the_loop_to_rounding(name):
 @given(plan=plans())
 def test_variants_of_a_random_network_folded_together_have_the_logits_of_the_loop_to_rounding(plan: Plan):
     assert "vmap for" in check_folded(lambda: network_of(plan)).choice
+
+
+def settled_by(make, **options) -> Engine:
+    """An engine whose errors were those of the loop, on examples some of which are near ties."""
+    network, inputs = make()
+    with torch.no_grad():
+        shape = forward(network, map_inputs(torch.clone, inputs)).shape
+    data = Data(inputs, torch.randint(shape[-1], shape[:-1], generator=torch.Generator().manual_seed(0)), shape[-1])
+    engine = Engine(network, batch_size=1000, workers=1, **options)
+    variants = variants_of(network, inputs, seeds=range(2))
+    losses = options.get("precision") != "bfloat16"
+    for variant, sums in zip(variants, engine.sums(variants, data, losses=losses), strict=True):
+        expected = evaluate(network, {**state(network), **variant}, data, 1000)
+        assert (sums.examples, sums.errors, sums.not_finite) == (
+            expected.examples,
+            expected.errors,
+            expected.not_finite,
+        )
+        assert not losses or sums.loss == pytest.approx(expected.loss, rel=1e-4, nan_ok=True)
+    return engine
+
+
+def wide(make):
+    """The same network with 150 examples, drawn as its own were."""
+
+    def made():
+        network, inputs = make()
+        drawn = torch.Generator().manual_seed(1)
+        count = len(next(iter(tensors_of(inputs).values())))
+        rows = torch.randint(count, (150,), generator=drawn)
+
+        def more(tensor):
+            picked = tensor[rows]
+            return picked + 0.3 * torch.randn(picked.shape, generator=drawn) if picked.is_floating_point() else picked
+
+        return network, map_inputs(more, inputs)
+
+    return made
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@settings(max_examples=12, **QUIETLY)
+@given(plan=plans())
+def test_errors_of_random_networks_on_a_traced_graph_are_those_of_the_loop(precision, plan: Plan):
+    settled_by(wide(lambda: network_of(plan)), level="fused", precision=precision)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("resnet18-bn", {"width": 0.125}), ("vgg11", {"width": 0.125}), ("fcn-3x64", {})]
+)
+def test_errors_of_our_networks_on_a_traced_graph_are_those_of_the_loop(name, arguments, precision):
+    def make():
+        network = build(name, (3, 32, 32), 10, **arguments).eval()
+        return network, torch.randn(200, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    engine = settled_by(make, level="fused", precision=precision)
+    assert "fused for" in engine.choice
+    assert ("in bfloat16, near ties again in float32" in engine.choice) == (precision == "bfloat16")
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)

@@ -35,8 +35,8 @@ SAFETY = 4.0
 """How many times the largest error of a margin in bfloat16 that was measured is taken as its bound: an empirical one."""
 FOLDED, SHORT = 4, 3e-3
 """Variants of a layer from which vmap is tried, and on a CPU the seconds of one below which it is."""
-WORTH = 30.0
-"""Seconds of replay from which tracing a graph, and timing its kernels, is worth while."""
+TRACING, SAVED = 8.0, 0.33
+"""Seconds for tracing a graph and timing its kernels, and the share of replay's time that it may save."""
 SEED = 0
 T = TypeVar("T")
 log = logging.getLogger("shaketable.engine")
@@ -164,7 +164,7 @@ class Levels:
         size = _count(inputs)
         trial = size * sum(self._seconds[names] for names in new)
         whole = size * batches * sum(self._seconds[names] * len(by_layer[names]) for names in new)
-        if self.asked == "auto" and (whole < WORTH or 4 * trial > whole / 5):
+        if self.asked == "auto" and TRACING + 2.5 * trial > SAVED * whole:
             return
         self._fused.update(new)
         picks = {names: variants[self._telling(variants, by_layer[names])] for names in new}
