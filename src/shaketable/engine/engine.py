@@ -105,6 +105,7 @@ class Engine:
         margins: bool = False,
         losses: bool = True,
         span: tuple[int, int] | None = None,
+        planned: int | None = None,
         advance: Callable[[int], object] = lambda examples: None,
     ) -> list[Sums]:
         """Errors and loss of each variant on the data, as :func:`shaketable.evaluate.evaluate` gives them.
@@ -116,6 +117,8 @@ class Engine:
             margins: sum the margins as well: the label's logit minus the highest other one.
             losses: False where errors are all that is wanted: then decisions may run in bfloat16, and the loss is NaN.
             span: the first example and the one behind the last; all of them without it.
+            planned: how many examples these variants will be run on in all, where this call is a part of it: a level that
+                costs seconds to set up is tried only where that can pay.
             advance: called with a number of examples that are done for all variants, from time to time.
 
         Returns: the sums of each variant, in their order.
@@ -126,7 +129,7 @@ class Engine:
         totals: list[Sums] = []
         function = _Tally(per_class, margins)
         order = None if span is None else torch.arange(*span)
-        for size, found in self.map(variants, data, function, order, decisions=not losses and not margins):
+        for size, found in self.map(variants, data, function, order, not losses and not margins, planned):
             totals = list(map(add, totals, found)) if totals else found
             advance(size)
         return [checked(sums) if losses else replace(checked(sums), loss=nan) for sums in totals]
@@ -145,6 +148,7 @@ class Engine:
         function: Callable[[Tensor, Tensor], T],
         order: Tensor | None = None,
         decisions: bool = False,
+        planned: int | None = None,
     ) -> Iterator[tuple[int, list[T]]]:
         """A function of logits and labels for each variant, one batch of examples after another.
 
@@ -154,6 +158,7 @@ class Engine:
             function: called with logits [n, C] or [n, T, C] and labels [n] or [n, T], from several threads at a time.
             order: indices [K] of the examples to go through; all of them, in their own order, without it.
             decisions: the function uses nothing but which logit is the highest: they may then be rough elsewhere.
+            planned: as for :meth:`sums`.
 
         Returns: pairs of a number of examples and the function's value for each variant.
         """
@@ -175,7 +180,7 @@ class Engine:
         self._levels.prepare(variants, by_layer, part(0, min(total, CHECKED))[0])
         size = min(self._size(total), total)
         try:
-            self._levels.tune(variants, by_layer, part(0, size)[0], total / size, decisions)
+            self._levels.tune(variants, by_layer, part(0, size)[0], (planned or total) / size, decisions)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise  # else the batches below will shrink until they fit

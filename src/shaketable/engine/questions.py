@@ -18,6 +18,8 @@ from shaketable.evaluate import Sums, tally
 from shaketable.identity import generator_from
 
 Quantity = Literal["error", "loss"] | Callable[[Tensor, Tensor], Tensor]
+PLANNED = 3
+"""One example in so many is what estimates to a precision are expected to take."""
 FIRST, GROWTH = 256, 0.25
 """Outcomes before the first look (32 a draw where that is more), and what each look adds, as a share of those seen."""
 
@@ -159,7 +161,7 @@ def errors(
     done: dict[int, Estimate] = {}
     live = list(range(len(variants)))
     for _, indices, _ in _looks(total, 1, seed):
-        for _, found in engine.map([variants[v] for v in live], data, tally, indices, decisions=True):
+        for _, found in engine.map([variants[v] for v in live], data, tally, indices, True, total // PLANNED):
             for v, sums in zip(live, found, strict=True):
                 wrong[v] += sums.errors
         seen += len(indices)

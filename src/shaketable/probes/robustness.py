@@ -289,7 +289,7 @@ class _Plan:
 
     def _section(self, variants: list[Variant], data: Data, span: tuple[int, int], done: Callable[[int], None]) -> Cell:
         """The sums of each variant on some of the examples."""
-        found = self.engine.sums(variants, data, span=span, advance=done)
+        found = self.engine.sums(variants, data, span=span, planned=len(data), advance=done)
         return {"stop": span[1], "sums": [[s.examples, s.errors, s.loss, s.not_finite] for s in found]}
 
     def _estimates(self, variants: list[Variant], data: Data, done: Callable[[int], None]) -> list[Cell]:
