@@ -158,7 +158,10 @@ def wide(make):
 @settings(max_examples=12, **QUIETLY)
 @given(plan=plans())
 def test_errors_of_random_networks_on_a_traced_graph_are_those_of_the_loop(precision, plan: Plan):
-    settled_by(wide(lambda: network_of(plan)), level="fused", precision=precision)
+    try:
+        settled_by(wide(lambda: network_of(plan)), level="fused", precision=precision)
+    except RunError as error:
+        assert "cannot carry this network" in str(error)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -329,6 +332,9 @@ def test_a_level_that_is_forced_says_why_it_cannot():
     engine = Engine(network, level="loop")
     engine.logits(variants_of(network, inputs), inputs)
     assert engine.choice == "level loop, as asked"
+    network, inputs = CASES["branch_on_data"]()
+    with pytest.raises(RunError, match="level='fused' cannot carry this network"):
+        Engine(network, level="fused").logits(variants_of(network, inputs), inputs)
 
 
 def test_one_line_of_log_says_which_level_and_why(caplog):

@@ -120,7 +120,7 @@ class Levels:
         if self.asked == "replay" and len(carried) < len(picks):
             why = reason or "a layer differs"
             raise RunError(f"level='replay' cannot carry this network: {why}; use level='auto'.")
-        if not carried:
+        if not carried and set(self.routes.values()) <= {"loop"}:
             self.workers = [Worker()]
         self.routes.update({names: "replay" if names in carried else "loop" for names in picks})
         loops = [sorted(names)[0] for names in picks if names not in carried]
@@ -176,6 +176,8 @@ class Levels:
         try:
             found, fast = self._traced(picks, inputs, torch.float32)
         except Unsuitable as reason:
+            if self.asked == "fused":
+                raise RunError(f"level='fused' cannot carry this network: {reason}; use level='auto'.") from reason
             self.choice += f"; no fused graph: {reason}"
             return
         right = [names for names in new if BASE in found and close(truth[BASE], found[BASE])]
