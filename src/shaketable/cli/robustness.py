@@ -78,7 +78,7 @@ def robustness_(
     critical: float = 0.25,
     seed: int = 0,
     precision: float | None = None,
-    level: str = "auto",
+    level: Literal["auto", "loop", "replay", "vmap", "fused"] = "auto",
     batch_size: int | None = None,
     out: Path | None = None,
     data_root: Root = None,

@@ -79,6 +79,8 @@ class Engine:
         for name, value in (("batch_size", batch_size), ("workers", workers)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise InputError(f"{name}={value!r}: give a whole number from 1.")
+        if not isinstance(network, nn.Module):
+            raise InputError(f"network is a {type(network).__name__}; give a torch.nn.Module.")
         own = state(network)
         check([params or {}], own)
         self.network = network
@@ -90,6 +92,8 @@ class Engine:
         self._limit = 2**31  # examples in flight, once memory ran out
         self._levels = Levels(network, self.params, level, precision, self.workers)
         self._stop = Event()
+        self._running = False
+        self._versions = {name: _version(tensor) for name, tensor in self.params.items()}
 
     @property
     def choice(self) -> str:
@@ -124,15 +128,20 @@ class Engine:
         Returns: the sums of each variant, in their order.
 
         Raises:
-            InputError: a variant that does not fit, or every label is -100.
+            InputError: a variant that does not fit, a span that is empty or beyond the data, or, without a span, every label
+                is -100.
         """
+        if span is not None and not 0 <= span[0] < span[1] <= len(data):
+            raise InputError(f"span={span!r}: give the first example and the one behind the last, of {len(data)}.")
         totals: list[Sums] = []
         function = _Tally(per_class, margins)
         order = None if span is None else torch.arange(*span)
         for size, found in self.map(variants, data, function, order, not losses and not margins, planned):
             totals = list(map(add, totals, found)) if totals else found
             advance(size)
-        return [checked(sums) if losses else replace(checked(sums), loss=nan) for sums in totals]
+        if span is None:
+            totals = [checked(sums) for sums in totals]
+        return totals if losses else [replace(sums, loss=nan) for sums in totals]
 
     def logits(self, variants: Sequence[Variant], inputs: Inputs) -> list[Tensor]:
         """Logits [N, C] or [N, T, C] of each variant on inputs of N examples."""
@@ -163,6 +172,14 @@ class Engine:
         Returns: pairs of a number of examples and the function's value for each variant.
         """
         check(variants, self.params)
+        if not isinstance(data, Data):
+            raise InputError(f"data is a {type(data).__name__}; shaketable.data.as_data() takes pairs and data sets.")
+        if self._running:
+            raise InputError(
+                "this engine is at work already; finish (or close) the other iteration, or make another one."
+            )
+        if self._versions != {name: _version(tensor) for name, tensor in self.params.items()}:
+            raise InputError("the network's weights changed since this engine was made; make another one.")
         if data.device != self.device:
             raise InputError(f"the data are on {data.device} and the network is on {self.device}; use data.to(...).")
         total = len(data) if order is None else len(order)
@@ -208,8 +225,14 @@ class Engine:
                     done.append((stop - start, answers))
             return done
 
-        for done in self._spread(work, [(start, min(start + size, total)) for start in range(0, total, size)]):
-            yield from done
+        # a copy cannot stand for what goes to the loop, and autocast is known to one thread alone: the caller's
+        alone = any(self._levels.routes.get(names) == "loop" for names in by_layer) or torch.is_autocast_enabled("cpu")
+        self._running = True
+        try:
+            for done in self._spread(work, [(a, min(a + size, total)) for a in range(0, total, size)], alone):
+                yield from done
+        finally:
+            self._running = False
 
     def _answers(
         self,
@@ -237,9 +260,11 @@ class Engine:
             worker.clear()
         return [answers[index] for index in range(len(variants))]
 
-    def _spread(self, work: Callable[[Worker, tuple[int, int]], T], spans: Sequence[tuple[int, int]]) -> Iterator[T]:
-        """The work on each span, in their order, by all workers."""
-        idle = list(self._levels.workers)
+    def _spread(
+        self, work: Callable[[Worker, tuple[int, int]], T], spans: Sequence[tuple[int, int]], alone: bool
+    ) -> Iterator[T]:
+        """The work on each span, in their order, by all workers, or by the caller's thread alone."""
+        idle = self._levels.workers[:1] if alone else list(self._levels.workers)
         if len(idle) == 1 or len(spans) == 1:
             yield from (work(idle[0], span) for span in spans)
             return
@@ -277,6 +302,11 @@ class Engine:
         fits = self.memory // (3 * self._levels.per_example * workers)
         wanted = 2048 if self.device.type == "cuda" else max(32, min(2000, CACHE // self._levels.per_example))
         return max(1, min(fits, wanted, -(-total // workers)))
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was written to."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 class _Stopped(Exception):

@@ -15,7 +15,7 @@ from torch.fx import Graph, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from shaketable.engine.kernels import Geometry, Kernel, channels_last, choose, finish
-from shaketable.engine.replay import _alike, _attributes
+from shaketable.engine.replay import TERMS, alike, attributes_of
 from shaketable.engine.replica import Replica, Unsuitable
 from shaketable.forward import Inputs, forward, logits_of, map_inputs, tensors_of
 from shaketable.params import Params
@@ -355,6 +355,8 @@ class Fused:
         for factor, params in parts:
             key = id(params) if params else 0
             if key not in self._outputs:
+                if len(self._outputs) >= TERMS:
+                    self._outputs.clear()
                 self._outputs[key] = (params, self._operate(step, x, None, False, params, alone=True))
             y = self._outputs[key][1]
             if len(parts) == 1 and factor == 1:
@@ -495,7 +497,7 @@ def _graph(replica: Replica, inputs: Inputs, count: int) -> Graph:
                 raise Unsuitable("it writes its weights or buffers in evaluation mode")
             return logits
 
-    before = [_attributes(module) for module in replica.modules]
+    before = [attributes_of(module) for module in replica.modules]
     try:
         with torch.no_grad():
             graph = make_fx(functionalize(run, remove="mutations"))(fakes, given).graph
@@ -503,7 +505,7 @@ def _graph(replica: Replica, inputs: Inputs, count: int) -> Graph:
         raise
     except Exception as error:  # any code may run in a forward pass
         raise Unsuitable(f"it cannot be traced ({type(error).__name__}: {str(error).splitlines()[:1]})") from error
-    if not all(map(_alike, before, map(_attributes, replica.modules))):
+    if not all(map(alike, before, map(attributes_of, replica.modules))):
         raise Unsuitable("its modules store things on themselves")
     for node in graph.nodes:
         if node.op == "get_attr":

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from shaketable.engine.memory import is_out_of_memory
 from shaketable.engine.replay import Replay
-from shaketable.engine.replica import Unsuitable
+from shaketable.engine.replica import Replica, Unsuitable
 from shaketable.engine.variants import Combination, Variant, tensors_of_variant
 from shaketable.errors import RunError
 from shaketable.forward import Inputs, evaluation_mode, forward, map_inputs, tensors_of
@@ -71,19 +71,27 @@ class Levels:
         self._seconds: dict[Names, float] = {}  # what replay takes for an example of a variant
         self._folded: set[Names] = set()  # tried
         self._fused: set[Names] = set()  # tried
-        self._alone = Lock()  # the loop exchanges the tensors of the user's own modules
+        self._alone = Lock()  # one pass of the loop at a time: it exchanges tensors
+        self._copy: nn.Module | None = None
+        self._shapes: list[tuple[int, ...]] = []
 
     @property
     def replays(self) -> bool:
         """Whether there is anything but the loop."""
         return self.workers[0].replay is not None
 
-    def looped(self, variant: Variant, inputs: Inputs) -> Tensor:
-        """The reference: the variant runs the whole network on all of the batch."""
-        params = {**self.params, **tensors_of_variant(variant)}
-        with torch.no_grad(), self._alone, evaluation_mode(self.network), torch.random.fork_rng(self._cuda()):
-            torch.manual_seed(SEED)  # for networks that draw random numbers: the same ones for every variant
-            return forward(self.network, map_inputs(torch.clone, inputs), params)
+    def looped(self, variant: Variant, inputs: Inputs, own: bool = False) -> Tensor:
+        """The reference: the variant runs the whole network on all of the batch.
+
+        On a copy of the modules, which any thread may use, or with ``own`` on the user's: for what a copy does not carry.
+        """
+        params, inputs = {**self.params, **tensors_of_variant(variant)}, map_inputs(torch.clone, inputs)
+        with torch.no_grad(), self._alone:
+            if not own and self._copy is not None:
+                return forward(self._copy, inputs, params)
+            with evaluation_mode(self.network), torch.random.fork_rng(self._cuda()):
+                torch.manual_seed(SEED)  # for networks that draw random numbers: the same ones for every variant
+                return forward(self.network, inputs, params)
 
     def settled(self, logits: Tensor, variant: Variant, inputs: Inputs, tolerance: float = ROUNDING) -> Tensor:
         """Logits that are off by a little, those of examples near a tie replaced by the loop's."""
@@ -100,15 +108,22 @@ class Levels:
             RunError: it does not, and replay was asked for.
         """
         new = {names: indices for names, indices in by_layer.items() if names and names not in self.routes}
+        shapes = [tuple(tensor.shape[1:]) for tensor in tensors_of(inputs).values()]
+        if self.replays and shapes != self._shapes:
+            self._weigh(_made(self.workers[0].replay), inputs)
+        self._shapes = shapes
+        if not new and not self.routes and self.asked != "loop":
+            self.choice = "level loop: nothing but the base was asked for"
+            return
         if not new or self.asked == "loop":
             self.choice = self.choice or "level loop, as asked"
             self.routes.update(dict.fromkeys(new, "loop"))
             return
-        picks = {names: variants[self._telling(variants, indices)] for names, indices in new.items()}
+        picks = {names: self._telling(variants, indices) for names, indices in new.items()}
         started = time.perf_counter()
-        truth = {names: self.looped(variant, inputs) for names, variant in picks.items()}
+        truth = {names: self.looped(variant, inputs, own=True) for names, variant in picks.items()}
         seconds = time.perf_counter() - started
-        truth[BASE] = self.looped({}, inputs)
+        truth[BASE] = self.looped({}, inputs, own=True)
         worker = self.workers[0]
         if worker.replay is not None:
             found, taken, reason = self._try(worker.replay, picks, inputs)
@@ -120,6 +135,8 @@ class Levels:
         if self.asked == "replay" and len(carried) < len(picks):
             why = reason or "a layer differs"
             raise RunError(f"level='replay' cannot carry this network: {why}; use level='auto'.")
+        if carried and self._copy is None:  # what replay's copy of the modules carries, a plain copy does
+            self._copy = Replica(self.network, self.params).network
         if not carried and set(self.routes.values()) <= {"loop"}:
             self.workers = [Worker()]
         self.routes.update({names: "replay" if names in carried else "loop" for names in picks})
@@ -167,7 +184,7 @@ class Levels:
         if self.asked == "auto" and TRACING + 2.5 * trial > SAVED * whole:
             return
         self._fused.update(new)
-        picks = {names: variants[self._telling(variants, by_layer[names])] for names in new}
+        picks = {names: self._telling(variants, by_layer[names]) for names in new}
         replay = _made(self.workers[0].replay)
         truth, slow = {BASE: replay.base(inputs)}, {}
         for names, variant in picks.items():
@@ -191,7 +208,7 @@ class Levels:
             self._halve(picks, inputs, truth, fast)
 
     def _traced(
-        self, picks: Mapping[Names, Variant], inputs: Inputs, dtype: torch.dtype
+        self, picks: Mapping[Names, Params], inputs: Inputs, dtype: torch.dtype
     ) -> tuple[dict[Names, Tensor], dict[Names, float]]:
         """A graph for each worker; logits of the base and of each layer, and the seconds of the second time."""
         from shaketable.engine.fused import Fused
@@ -201,10 +218,8 @@ class Levels:
             level = made[0]
             found, seconds = {BASE: level.base(inputs)}, {}
             for names, variant in picks.items():
-                found[names] = level.logits(tensors_of_variant(variant))  # kernels are chosen the first time
-                seconds[names], _ = clocked(
-                    lambda variant=variant: level.logits(tensors_of_variant(variant)), self.device
-                )
+                found[names] = level.logits(variant)  # kernels are chosen the first time
+                seconds[names], _ = clocked(lambda variant=variant: level.logits(variant), self.device)
         except Exception as error:  # tracing meets any code
             if is_out_of_memory(error):
                 raise
@@ -218,7 +233,7 @@ class Levels:
 
     def _halve(
         self,
-        picks: Mapping[Names, Variant],
+        picks: Mapping[Names, Params],
         inputs: Inputs,
         truth: Mapping[Names, Tensor],
         fast: Mapping[Names, float],
@@ -230,6 +245,8 @@ class Levels:
             self.choice += f"; no bfloat16: {reason}"
             return
         for names in picks:
+            if not torch.equal(truth[names].isfinite(), found[names].isfinite()):
+                continue
             bound = SAFETY * margin_error(truth[names], found[names])
             again = float(near_ties(found[names], bound).float().mean())
             pays = seconds[names] * (1 + 4 * again) < fast[names]
@@ -269,7 +286,7 @@ class Levels:
         if chosen:
             self.choice += f"; vmap for {_some(chosen)}"
 
-    def _make(self, picks: Mapping[Names, Variant], inputs: Inputs, truth: Mapping[Names, Tensor]) -> "Trial":
+    def _make(self, picks: Mapping[Names, Params], inputs: Inputs, truth: Mapping[Names, Tensor]) -> "Trial":
         """Make a replay for each worker, with in-place activations as they are only where that is needed."""
         best: Trial = ({}, 0.0, "")
         for keep_inplace in (False, True):
@@ -290,15 +307,14 @@ class Levels:
                 break
         return best
 
-    def _try(self, level: Replay, picks: Mapping[Names, Variant], inputs: Inputs) -> "Trial":
+    def _try(self, level: Replay, picks: Mapping[Names, Params], inputs: Inputs) -> "Trial":
         """Logits of the base and of a variant of each layer, seconds, and what went wrong."""
         found: dict[Names, Tensor] = {}
         reason = ""
         started = time.perf_counter()
         try:
-            with torch.random.fork_rng(self._cuda()):
-                found = {BASE: level.base(inputs)}
-            self.per_example = max(1, level.recorded_bytes() // _count(inputs))
+            self._weigh(level, inputs)
+            found = {BASE: level.base(inputs)}
             started = time.perf_counter()
             for names, variant in picks.items():
                 seconds, found[names] = clocked(lambda variant=variant: level.logits(variant), self.device)
@@ -311,12 +327,19 @@ class Levels:
             level.clear()
         return found, time.perf_counter() - started, reason
 
-    def _telling(self, variants: Sequence[Variant], indices: Sequence[int]) -> int:
-        """The first variant of a layer that differs from the base."""
+    def _telling(self, variants: Sequence[Variant], indices: Sequence[int]) -> Params:
+        """The first variant of a layer that differs from the base, as plain tensors."""
         for index in indices:
-            if any(not torch.equal(t, self.params[n]) for n, t in tensors_of_variant(variants[index]).items()):
-                return index
-        return indices[0]
+            tensors = tensors_of_variant(variants[index])
+            if any(not torch.equal(tensor, self.params[name]) for name, tensor in tensors.items()):
+                return tensors
+        return tensors_of_variant(variants[indices[0]])
+
+    def _weigh(self, level: Replay, inputs: Inputs) -> None:
+        """How many bytes the recorded pass of an example takes."""
+        with torch.random.fork_rng(self._cuda()):
+            level.base(inputs)
+        self.per_example = max(1, level.recorded_bytes() // _count(inputs))
 
     def _cuda(self) -> list[torch.device]:
         """Devices whose random state is put aside."""
@@ -330,37 +353,42 @@ class Batch:
         self, levels: Levels, worker: Worker, inputs: Inputs, layers: Sequence[Names], decisions: bool
     ) -> None:
         self._levels, self._worker, self._inputs, self._decisions = levels, worker, inputs, decisions
-        used = {self._route(names) for names in layers if names}
         self._base: dict[str, Tensor | None] = {}
-        if "fused" in used:
-            self._base["fused"] = self._attempt("fused", lambda: _made(worker.fused).base(inputs))
-        if "bfloat16" in used:
-            self._base["bfloat16"] = self._attempt("bfloat16", lambda: _made(worker.low).base(inputs))
-        if used & {"replay", "vmap"} or (worker.replay is not None and not used - {"loop"}):
-            self._base["replay"] = self._attempt("replay", lambda: _made(worker.replay).base(inputs))
+        self._used = {self._route(names) for names in layers if names}
 
     def base(self) -> Tensor:
         """Logits of the base network."""
-        exact, fused = self._base.get("replay"), self._base.get("fused")
-        if exact is not None:
-            return exact
-        return self._levels.looped({}, self._inputs) if fused is None else self._settled(fused, {}, ROUNDING)
+        if self._used == {"fused"} and (fused := self._ready("fused")) is not None:
+            return self._settled(fused, {}, ROUNDING)
+        exact = self._ready("replay")
+        return self._levels.looped({}, self._inputs, own=not self._levels.replays) if exact is None else exact
 
     def logits(self, variants: Sequence[Variant], names: Names, together: int) -> Iterator[Tensor]:
         """Logits of variants of one layer, one after another; vmap takes ``together`` of them at a time."""
         route = self._route(names)
+        if route in ("fused", "bfloat16") and self._ready(route) is None:
+            route = "replay"
         step = together if route == "vmap" else 1
         for start in range(0, len(variants), step):
             some = variants[start : start + step]
             found = self._several(some, route)
             for number, variant in enumerate(some):
                 if found is None:
-                    yield self._levels.looped(variant, self._inputs)
+                    yield self._levels.looped(variant, self._inputs, own=route == "loop")
                 elif route == "replay" and not isinstance(variant, Combination):
                     yield found[number]
                 else:
                     bound = self._levels.low[names] if route == "bfloat16" else ROUNDING
                     yield self._settled(found[number], variant, bound)
+
+    def _ready(self, route: str) -> Tensor | None:
+        """Base logits of a level on this batch, recorded when they are first needed; None if it is not there, or failed."""
+        worker = self._worker
+        levels = {"fused": worker.fused, "bfloat16": worker.low}
+        name, level = (route, levels[route]) if route in levels else ("replay", worker.replay)
+        if name not in self._base:
+            self._base[name] = None if level is None else self._attempt(name, lambda: level.base(self._inputs))
+        return self._base[name]
 
     def _route(self, names: Names) -> str:
         return "bfloat16" if self._decisions and names in self._levels.low else self._levels.routes[names]
@@ -368,7 +396,7 @@ class Batch:
     def _several(self, some: Sequence[Variant], route: str) -> Tensor | None:
         """Logits [V, N, ...] of some variants by a level, None for the loop."""
         worker = self._worker
-        if route == "loop" or self._base.get("replay" if route == "vmap" else route) is None:
+        if route == "loop" or self._ready(route) is None:
             return None
         if route == "vmap":
             return self._attempt("replay", lambda: _made(worker.replay).many(some))
@@ -411,7 +439,7 @@ def bfloat16_gain() -> float:
 def near_ties(logits: Tensor, tolerance: float) -> Tensor:
     """Which examples [N] an error of ``tolerance``, relative to their largest logit, could give another decision."""
     highest = logits.topk(min(2, logits.shape[-1]), dim=-1).values
-    near = highest[..., 0] - highest[..., -1] <= tolerance * logits.abs().amax(-1)
+    near = ~(highest[..., 0] - highest[..., -1] > tolerance * logits.abs().amax(-1))  # what is not a number too
     return near.flatten(1).any(1) if near.ndim > 1 else near
 
 

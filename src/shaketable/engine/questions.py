@@ -51,6 +51,8 @@ class Estimate:
     low: float
     high: float
     examples: int
+    not_finite: int = 0
+    """How many of the examples used have a NaN or infinite logit; they count as wrong."""
 
 
 def decide(
@@ -93,6 +95,10 @@ def decide(
 
     References: Waudby-Smith, Ramdas, "Confidence sequences for sampling without replacement", 2020.
     """
+    if quantity not in ("error", "loss") and not callable(quantity):
+        raise InputError(f"quantity={quantity!r}: use 'error', 'loss', or a function of logits and labels.")
+    if isinstance(bound, bool) or not isinstance(bound, int | float):
+        raise InputError(f"bound={bound!r}: give a number.")
     draws = {len(variants) for variants in questions}
     if len(draws) > 1 or 0 in draws:
         raise InputError("each question needs the same number of variants (draws), at least one.")
@@ -152,29 +158,39 @@ def errors(
 
     References: Waudby-Smith, Ramdas, "Confidence sequences for sampling without replacement", 2020.
     """
-    if not 0 < precision < 1:
-        raise InputError(f"precision={precision!r}: give half the width of the interval, inside (0, 1).")
-    if data.labels.ndim > 1:
-        raise InputError("precision needs one label an example; leave it out for a language model.")
+    check_precision(precision, data)
     total, seen = len(data), 0
-    wrong = [0] * len(variants)
+    wrong, not_finite = [0] * len(variants), [0] * len(variants)
     done: dict[int, Estimate] = {}
     live = list(range(len(variants)))
     for _, indices, _ in _looks(total, 1, seed):
         for _, found in engine.map([variants[v] for v in live], data, tally, indices, True, total // PLANNED):
             for v, sums in zip(live, found, strict=True):
                 wrong[v] += sums.errors
+                not_finite[v] += sums.not_finite
         seen += len(indices)
         for v in live:
             low, high = interval(wrong[v], seen, total, failure, precision)
             if high - low <= 2 * precision:
-                done[v] = Estimate((low + high) / 2, low, high, seen)
+                done[v] = Estimate((low + high) / 2, low, high, seen, not_finite[v])
         left = [v for v in live if v not in done]
         advance(len(live) - len(left))
         live = left
         if not live:
             break
     return [done[v] for v in range(len(variants))]
+
+
+def check_precision(precision: float, data: Data) -> None:
+    """One error for a precision that is none, or for data that it is not made for.
+
+    Raises:
+        InputError: it is not inside (0, 1), or there is a label per token.
+    """
+    if isinstance(precision, bool) or not isinstance(precision, int | float) or not 0 < precision < 1:
+        raise InputError(f"precision={precision!r}: give half the width of the interval, inside (0, 1).")
+    if data.labels.ndim > 1:
+        raise InputError("precision needs one label an example; leave it out for a language model.")
 
 
 def _looks(examples: int, draws: int, seed: int) -> Iterator[tuple[int, Tensor, bool]]:

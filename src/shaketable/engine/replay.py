@@ -21,6 +21,8 @@ PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device,
 STATIC = (*PLAIN, Enum, type, slice, range, FunctionType, BuiltinFunctionType)
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """Modules whose output is linear in their parameters taken together."""
+TERMS = 32
+"""Outputs for terms of combinations that are kept."""
 _NEVER = float("inf")
 _HOUSEKEEPING = {"_parameters", "_buffers", "_modules", "forward", "training"}
 
@@ -88,6 +90,9 @@ class Replay:
         self._stateful: tuple[nn.Module, ...] = ()
         self._basis: dict[tuple[int, int], tuple[Params, Tensor]] = {}
         self._mode, self._tick = "plain", 0
+        self._watched = (
+            True  # whether random numbers are drawn shows in the first pass; later others may draw meanwhile
+        )
         self._inputs: Inputs = ()
         self._given: Inputs | None = None  # what each pass gets, unless the network writes its inputs
         self._logits = torch.empty(0)
@@ -121,6 +126,7 @@ class Replay:
         while self._find_writes():
             logits = self._record()
         self._logits = logits
+        self._watched = False
         return logits
 
     def clear(self) -> None:
@@ -176,9 +182,8 @@ class Replay:
     def _record(self) -> Tensor:
         replica = self.replica
         self._calls, self._first, self._tick, self._stack, self._counts = [], {}, 0, [], {}
-        before = [_attributes(module) for module in replica.modules]
-        weights = [(tensor, _version(tensor)) for tensor in replica.base.values()]
-        random = _random_states()
+        before = [attributes_of(module) for module in replica.modules]
+        random = _random_states() if self._watched else []
         self._given = given = map_inputs(torch.clone, self._inputs)
         self._mode = "record"
         try:
@@ -186,20 +191,24 @@ class Replay:
                 logits = forward(replica.network, given)
         finally:
             self._mode = "plain"
-        if any(_version(tensor) != version for tensor, version in weights):
-            raise Unsuitable("it writes its weights or buffers in evaluation mode")
-        if not all(map(torch.equal, random, _random_states())):
+        self._refuse_writes()
+        if self._watched and not all(map(torch.equal, random, _random_states())):
             raise Unsuitable("it draws random numbers in evaluation mode")
         if any(_version(tensor) for tensor in tensors_of(given).values()):
             self._given = None  # it writes its inputs: each pass gets its own copy
-        after = [_attributes(module) for module in replica.modules]
+        after = [attributes_of(module) for module in replica.modules]
         touched = tuple(
-            module for module, one, two in zip(replica.modules, before, after, strict=True) if not _alike(one, two)
+            module for module, one, two in zip(replica.modules, before, after, strict=True) if not alike(one, two)
         )
         if set(map(id, touched)) - set(map(id, self._stateful)):
             self._stateful = tuple({id(module): module for module in (*self._stateful, *touched)}.values())
             return self._record()
         return logits
+
+    def _refuse_writes(self) -> None:
+        """Raise once the network's code wrote to what every later pass would read."""
+        if self.replica.is_written:
+            raise Unsuitable("it writes its weights or buffers in evaluation mode")
 
     def _holds_base(self, position: int) -> bool:
         """Whether the tensors below a module are the base's, and not others that the code put there for a call."""
@@ -221,7 +230,7 @@ class Replay:
             self._first.setdefault(name, self._tick)
         seen_through = _flatten((args, kwargs), call.args)
         call.given = _versions(call.args)
-        attributes = [_attributes(module) for module in self._stateful]
+        attributes = [attributes_of(module) for module in self._stateful]
         self._stack.append(call)
         for leaf in call.args:
             if (name := self._ids.get(id(leaf))) is not None:
@@ -240,7 +249,7 @@ class Replay:
             and _same(again, call.args)
             and _unwritten(call.given)
             and self._holds_base(position)
-            and all(map(_alike, attributes, map(_attributes, self._stateful)))
+            and all(map(alike, attributes, map(attributes_of, self._stateful)))
         )
         call.copied = call.key in self._copied
         call.output = _mapped(output, torch.clone) if call.copied else output
@@ -273,8 +282,11 @@ class Replay:
             return self._logits, True
         self._cursor, self._limit = 0, len(self._calls)
         self._used: list[_Call] = []
-        self._terms = variant.terms if isinstance(variant, Combination) and self._one_linear_call() else ()
+        self._terms = (
+            variant.terms if isinstance(variant, Combination) and variant.is_steady and self._one_linear_call() else ()
+        )
         changes = {} if self._terms else tensors_of_variant(variant)
+        changes = {n: changes[n].clone() if n in self.replica.buffers else changes[n] for n in changes}
         given = map_inputs(torch.clone, self._inputs) if self._given is None else self._given
         self._mode = "replay"
         try:
@@ -282,6 +294,9 @@ class Replay:
                 logits = forward(self.replica.network, given)
         finally:
             self._mode = "plain"
+        self._refuse_writes()
+        if any(_version(changes[name]) for name in self.replica.buffers.intersection(changes)):
+            raise Unsuitable("it writes its weights or buffers in evaluation mode")
         written = [call for call in self._used if not call.copied and not _unwritten(call.returned)]
         self._copied.update(call.key for call in written)
         inputs_written = self._given is not None and any(_version(t) for t in tensors_of(self._given).values())
@@ -362,7 +377,7 @@ class Replay:
         for weight, params in self._terms:
             kept = self._basis.get((index, id(params)))
             if kept is None:
-                if any(key[0] != index for key in self._basis):
+                if len(self._basis) >= TERMS or any(key[0] != index for key in self._basis):
                     self._basis.clear()  # another layer's turn
                 with self.replica.changed(params), self._plainly():
                     kept = self._basis[index, id(params)] = (params, original(*args, **kwargs))
@@ -433,7 +448,7 @@ def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
-def _attributes(module: nn.Module) -> list[Any]:
+def attributes_of(module: nn.Module) -> list[Any]:
     """What can be seen to change in a module's own attributes when its code writes them."""
     facts: list[Any] = []
     for name, value in vars(module).items():
@@ -448,7 +463,7 @@ def _attributes(module: nn.Module) -> list[Any]:
     return facts
 
 
-def _alike(one: Sequence[Any], other: Sequence[Any]) -> bool:
+def alike(one: Sequence[Any], other: Sequence[Any]) -> bool:
     """Whether two lists of attributes hold the same objects, or equal plain values."""
     return len(one) == len(other) and all(
         a is b or (type(a) is type(b) and isinstance(a, PLAIN) and a == b) for a, b in zip(one, other, strict=True)

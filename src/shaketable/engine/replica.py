@@ -1,7 +1,7 @@
 """A copy of a network's modules that shares its tensors: what the engine works on, so that the network is never touched."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
 from torch import Tensor, nn
@@ -21,7 +21,11 @@ class Replica:
     """
 
     def __init__(self, network: nn.Module, params: Params) -> None:
-        shared = {id(value): value for module in network.modules() for value in _tensors_held(module)}
+        shared = {id(t): t for t in (*network.parameters(), *network.buffers())}
+        for module in network.modules():
+            for value in vars(module).values():
+                if isinstance(value, Tensor):  # one that is no parameter may not be copied by itself
+                    shared.setdefault(id(value), value.detach().clone())
         try:
             self.network = copy.deepcopy(network, shared).eval()
         except Exception as error:  # any code may stand in a module's __deepcopy__
@@ -35,20 +39,20 @@ class Replica:
         ]
         mine = state(network)
         buffers = dict(network.named_buffers())
+        self.buffers = frozenset(buffers)
         self.base: dict[str, Tensor] = {}
         for name in self.slots:
             tensor = params.get(name, mine[name] if name in mine else buffers[name]).detach()
             self.base[name] = tensor.clone() if name in buffers else tensor
             for table, key in self.slots[name]:
                 table[key] = self.base[name]
+        self._versions = [(tensor, 0 if tensor.is_inference() else tensor._version) for tensor in self.base.values()]
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the network's code wrote to a parameter or a buffer: then the replica is of no more use."""
+        return any(not tensor.is_inference() and tensor._version != version for tensor, version in self._versions)
 
     def changed(self, tensors: Mapping[str, Tensor]) -> AbstractContextManager[None]:
         """The replica with some tensors exchanged, and the base's again afterwards."""
         return exchanged(self.slots, tensors)
-
-
-def _tensors_held(module: nn.Module) -> Iterator[Tensor]:
-    """Every tensor that a module holds directly: parameters, buffers, and plain attributes."""
-    for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
-        if isinstance(value, Tensor):
-            yield value

@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from shaketable.errors import InputError
 from shaketable.params import Params
+
+CANCELS = 20.0
+"""Norms of the terms of a combination over that of their sum, beyond which the sum is made of weights, not of outputs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +34,12 @@ class Combination:
     terms: tuple[tuple[float, Params], ...]
 
     def __init__(self, terms: Sequence[tuple[float, Params]]) -> None:
-        object.__setattr__(self, "terms", tuple((float(weight), params) for weight, params in terms))
+        try:
+            object.__setattr__(self, "terms", tuple((float(weight), params) for weight, params in terms))
+        except (TypeError, ValueError) as error:
+            raise InputError("a combination is made of pairs: a number, and tensors by name.") from error
+        if not all(isinstance(params, Mapping) for _, params in self.terms):
+            raise InputError("a combination is made of pairs: a number, and tensors by name.")
         if not self.terms or any(set(params) != set(self.terms[0][1]) for _, params in self.terms):
             raise InputError("a combination needs at least one term, and the same names of tensors in each.")
 
@@ -38,6 +47,14 @@ class Combination:
     def names(self) -> tuple[str, ...]:
         """The tensors that it changes."""
         return tuple(self.terms[0][1])
+
+    @cached_property
+    def is_steady(self) -> bool:
+        """Whether summing outputs instead of weights loses no digits: floats of 32 bits or more, and little cancels."""
+        if any(tensor.dtype not in (torch.float32, torch.float64) for tensor in self.terms[0][1].values()):
+            return False
+        parts = sum(abs(c) * float(sum(p[n].norm() for n in self.names)) for c, p in self.terms)
+        return parts <= CANCELS * float(sum(tensor.norm() for tensor in self.tensors().values()))
 
     def tensors(self) -> dict[str, Tensor]:
         """The changed tensors themselves."""
@@ -74,6 +91,8 @@ def check(variants: Sequence[Variant], base: Params) -> None:
     Raises:
         InputError: a tensor that the network does not have, or one of another shape.
     """
+    if isinstance(variants, Mapping | str) or not isinstance(variants, Sequence):
+        raise InputError(f"variants is a {type(variants).__name__}; give a list of them.")
     for index, variant in enumerate(variants):
         if not isinstance(variant, Mapping | Combination):
             raise InputError(f"variant {index} is a {type(variant).__name__}; give the changed tensors by name.")
@@ -84,6 +103,10 @@ def check(variants: Sequence[Variant], base: Params) -> None:
                 if not isinstance(tensor, torch.Tensor) or tensor.shape != base[name].shape:
                     got = list(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
                     raise InputError(f"variant {index}: {name!r} is {got}, the network's has {list(base[name].shape)}.")
+                if tensor.dtype != base[name].dtype:
+                    raise InputError(
+                        f"variant {index}: {name!r} is {tensor.dtype}, the network's is {base[name].dtype}."
+                    )
                 if tensor.device != base[name].device:
                     raise InputError(
                         f"variant {index}: {name!r} is on {tensor.device}, the network's is on {base[name].device}; move it there."

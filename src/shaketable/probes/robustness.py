@@ -18,8 +18,9 @@ from shaketable import __version__
 from shaketable.data import Data
 from shaketable.engine import Engine, Level, Variant, errors
 from shaketable.engine.memory import free_memory
+from shaketable.engine.questions import check_precision
 from shaketable.errors import InputError
-from shaketable.evaluate import Sums
+from shaketable.evaluate import Sums, checked
 from shaketable.files import locked
 from shaketable.identity import digest, fingerprint, seed_from
 from shaketable.params import Grouping, Layer, layers
@@ -120,6 +121,9 @@ def robustness(
     if not chosen:
         raise InputError("the study has no data; make it with test=(inputs, labels), train=(inputs, labels), or both.")
     data = {split: study.data(split) for split in chosen}
+    if precision is not None:
+        for one in data.values():
+            check_precision(precision, one)
     found = layers(study.network, by, study.example_inputs())
     if any(layer.name == FULL_MODEL for layer in found):
         raise InputError(
@@ -285,7 +289,7 @@ class _Plan:
             total = list(map(add, total, found)) if total else found
             start = kept["stop"]
             size = max(FIRST, int(size * min(8.0, SECTION / max(time.monotonic() - began, 1e-3))))
-        return [vars(sums) for sums in total]
+        return [vars(checked(sums)) for sums in total]
 
     def _section(self, variants: list[Variant], data: Data, span: tuple[int, int], done: Callable[[int], None]) -> Cell:
         """The sums of each variant on some of the examples."""
@@ -360,10 +364,12 @@ def _result(
 
 def _numbers(sums: Cell, baseline: Cell) -> Cell:
     """The numbers of a row from the sums (or the estimate) of a variant and of the final network."""
+    reason = f"{sums['not_finite']} examples have NaN or infinite logits; they count as errors"
+    status = {"status": "not finite", "reason": reason} if sums["not_finite"] else {}
     if "low" in sums:
         ends = {"error": sums["error"], "error_low": sums["low"], "error_high": sums["high"]}
         drop = sums["error"] - baseline["error"]
-        return {"examples": sums["examples"], **ends, "accuracy": 1 - sums["error"], "accuracy_drop": drop}
+        return {"examples": sums["examples"], **ends, "accuracy": 1 - sums["error"], "accuracy_drop": drop} | status
     wrong, examples, not_finite = sums["errors"], sums["examples"], sums["not_finite"]
     error = wrong / examples
     numbers = {
@@ -377,5 +383,4 @@ def _numbers(sums: Cell, baseline: Cell) -> Cell:
         "accuracy": 1 - error,
         "accuracy_drop": (wrong - baseline["errors"]) / examples,
     }
-    reason = f"{not_finite} examples have NaN or infinite logits; they count as errors"
-    return numbers | ({"status": "not finite", "reason": reason} if not_finite else {})
+    return numbers | status
