@@ -190,6 +190,9 @@ class Levels:
         for names, variant in picks.items():
             slow[names], truth[names] = clocked(lambda variant=variant: replay.logits(variant), self.device)
         replay.clear()
+        whole = batches * sum(slow[names] * len(by_layer[names]) for names in new)  # known better now
+        if self.asked == "auto" and TRACING + 1.5 * sum(slow.values()) > SAVED * whole:
+            return
         try:
             found, fast = self._traced(picks, inputs, torch.float32)
         except Unsuitable as reason:

@@ -170,6 +170,9 @@ def errors(
                 not_finite[v] += sums.not_finite
         seen += len(indices)
         for v in live:
+            share = wrong[v] / seen
+            if seen < total and 3 * math.sqrt(share * (1 - share) * (1 / seen - 1 / total)) > precision:
+                continue  # three standard errors: no interval for a failure below 0.1% is as narrow
             low, high = interval(wrong[v], seen, total, failure, precision)
             if high - low <= 2 * precision:
                 done[v] = Estimate((low + high) / 2, low, high, seen, not_finite[v])

@@ -1,0 +1,1 @@
+"""Speed against the naive loop, both sides measured in turn in one run; ``python -m benchmarks`` lists what there is."""
