@@ -82,6 +82,7 @@ def memory(name: str, options: Options) -> list[Row]:
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
         grown.append(json.loads(done.stdout))
         say(f"{name}: budget {budget / 2**20:.0f} MiB, growth {grown[-1]['growth'] / 2**20:.0f} MiB")
+    parts = ("budget", "growth", "code")
     worst = max(found["growth"] / found["budget"] for found in grown)
     return [
         Row(
@@ -96,7 +97,7 @@ def memory(name: str, options: Options) -> list[Row]:
             level=options.level,
             choice=grown[0]["choice"],
             machine=machine(),
-            more={"at_most": True, "budgets": [f["budget"] for f in grown], "growth": [f["growth"] for f in grown]},
+            more={"at_most": True, **{f"{key}_mib": [round(f[key] / 2**20) for f in grown] for key in parts}},
         )
     ]
 

@@ -302,7 +302,7 @@ def test_a_combination_runs_its_layer_once_a_term_and_not_once_a_variant(monkeyp
     layer = layers(network, "module", data.inputs)[0]
     one, two = ({name: another(network, seed)[name] for name in layer.params} for seed in (0, 1))
     variants = [Combination([(1 - a / 50, one), (a / 50, two)]) for a in range(50)]
-    engine = Engine(network, batch_size=30, workers=1)
+    engine = Engine(network, level="replay", batch_size=30, workers=1)
     engine.sums(variants[:1], data)
     ran, real = [], nn.functional.linear
     monkeypatch.setattr(nn.functional, "linear", lambda *args: ran.append(args[1].shape) or real(*args))
