@@ -90,7 +90,7 @@ class Engine:
         self.workers = workers or (torch.get_num_threads() if self.device.type == "cpu" else 1)
         self._batch_size = batch_size
         self._limit = 2**31  # examples in flight, once memory ran out
-        self._levels = Levels(network, self.params, level, precision, self.workers)
+        self._levels = Levels(network, self.params, level, precision, self.workers, self.memory)
         self._stop = Event()
         self._running = False
         self._versions = {name: _version(tensor) for name, tensor in self.params.items()}

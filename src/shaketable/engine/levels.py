@@ -35,6 +35,8 @@ SAFETY = 4.0
 """How many times the largest error of a margin in bfloat16 that was measured is taken as its bound: an empirical one."""
 FOLDED, SHORT = 4, 3e-3
 """Variants of a layer from which vmap is tried, and on a CPU the seconds of one below which it is."""
+PACKED = 5
+"""How many times the weights a graph may hold, folded and packed for its kernels (four times for Winograd's)."""
 TRACING, SAVED = 8.0, 0.33
 """Seconds for tracing a graph and timing its kernels, and the share of replay's time that it may save."""
 SEED = 0
@@ -60,9 +62,12 @@ class Worker:
 class Levels:
     """The levels of one network, one worker a thread, and for each layer the one that carries it."""
 
-    def __init__(self, network: nn.Module, params: Params, level: Level, precision: Precision, workers: int) -> None:
+    def __init__(
+        self, network: nn.Module, params: Params, level: Level, precision: Precision, workers: int, memory: int
+    ) -> None:
         self.network, self.params, self.asked, self.precision = network, params, level, precision
         self.device = next((tensor.device for tensor in params.values()), torch.device("cpu"))
+        self.memory = memory
         self.workers = [Worker() for _ in range(workers)]
         self.routes: dict[Names, str] = {}
         self.low: dict[Names, float] = {}  # layers whose decisions run in bfloat16, with the bound on a margin's error
@@ -177,6 +182,9 @@ class Levels:
         """Trace the network to a graph, where the work is worth it, and route to it the layers that it makes faster."""
         new = [names for names in by_layer if names and names not in self._fused and self.routes[names] == "replay"]
         if self.device.type != "cpu" or self.asked not in ("auto", "fused") or not new:
+            return
+        weights = sum(tensor.numel() * tensor.element_size() for tensor in self.params.values())
+        if self.asked == "auto" and PACKED * weights * len(self.workers) > self.memory / 4:
             return
         size = _count(inputs)
         trial = size * sum(self._seconds[names] for names in new)
