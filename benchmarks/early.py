@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.common import BATCHES, Naive, Options, Row, Seconds, best_batch, first, row, say, timed
 from benchmarks.heatmaps import engine_batch, evenly, fresh
-from benchmarks.setups import Case, trained
+from benchmarks.setups import Case, pretrained, trained
 from shaketable.data import Data
 from shaketable.engine import Combination, Decision, Engine, Estimate, Variant, decide, errors
 from shaketable.engine.decisions import interval
@@ -58,6 +58,16 @@ WORKS = {
         per_layer=1,
         images=10_000,
     ),
+    "precision-resnet20": Early(
+        "resnet20",
+        "test",
+        10_000,
+        4,
+        20,
+        "a pretrained ResNet-20 on CIFAR-10, 20 modules x 8 points x 10,000 images, each error to +-0.01 at 1e-4",
+        per_layer=1,
+        images=10_000,
+    ),
     "decide-resnet18": Early(
         "resnet18",
         "train",
@@ -65,6 +75,17 @@ WORKS = {
         25,
         100,
         "ResNet-18 on CIFAR-10, is the error of a rewound module <= 0.1? 21 modules x 20 alphas x 50,000 images",
+        alphas=20,
+        per_layer=2,
+        images=10_000,
+    ),
+    "decide-resnet20": Early(
+        "resnet20",
+        "train",
+        50_000,
+        25,
+        100,
+        "a pretrained ResNet-20 on CIFAR-10, the same question: 20 modules x 20 alphas x 50,000 images",
         alphas=20,
         per_layer=2,
         images=10_000,
@@ -90,7 +111,11 @@ def holds(answer: Decision | Estimate, wrong: int, seen: int, total: int) -> boo
 def measure(name: str, options: Options) -> Row:
     """The row of a work."""
     work = WORKS[name]
-    return compare(name, work, trained(work.network, work.split, work.examples, options), options)
+    if work.network == "resnet20":
+        case = pretrained(work.split, 8, work.examples, options)
+    else:
+        case = trained(work.network, work.split, work.examples, options)
+    return compare(name, work, case, options)
 
 
 def compare(name: str, work: Early, case: Case, options: Options) -> Row:

@@ -3,17 +3,20 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path as Folder
 from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.common import Options, say
+from benchmarks.common import Options, first, say
 from shaketable import networks
 from shaketable.data import ROOT_VARIABLE, Data, load, status
+from shaketable.errors import InputError
 from shaketable.params import Layer, Params, layers, snapshot
 from shaketable.study import Study
 from shaketable.training import Recipe, Run, train
+from studies.pretrained_resnet20 import MEAN, STD, ResNet20
 
 Cell = tuple[int, int]
 """A layer and a checkpoint, by number."""
@@ -126,6 +129,31 @@ def trained(name: str, split: str, examples: int, options: Options) -> Case:
     network = run.network()
     kept = [study.checkpoint(t) for t in study.epochs[:-1]]
     return Case(described(recipe.network, recipe.network_args), network, operators(network), kept, data, about)
+
+
+def pretrained(split: str, checkpoints: int, examples: int, options: Options) -> Case:
+    """A ResNet-20 that others trained on CIFAR-10, and its layers on the way from a fresh draw to its weights.
+
+    Raises:
+        InputError: its file or the images are not there.
+    """
+    weights = Folder(os.environ.get("SHAKETABLE_NETWORKS", "")) / "resnet20-12fca82f.th"
+    if not weights.is_file():
+        raise InputError(f"there is no {weights}; set SHAKETABLE_NETWORKS to the folder of resnet20-12fca82f.th.")
+    few = {"train_examples" if split == "test" else "test_examples": 100}
+    dataset = load("cifar10", root=options.data_root, normalise=[MEAN, STD], **few)
+    data = first(dataset.test if split == "test" else dataset.train, examples)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        init = snapshot(ResNet20())
+    study = Study(ResNet20().eval(), final=weights, test=data)
+    network = study.network
+    network.load_state_dict(study.final)
+    path: Any = Path(init, study.final, checkpoints)
+    about = f"cifar10 {split}, {len(data):,} images"
+    return Case(
+        "resnet20 (github.com/akamaster/pytorch_resnet_cifar10)", network, operators(network), path, data, about
+    )
 
 
 def small(recipe: Recipe) -> Recipe:

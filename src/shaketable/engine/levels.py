@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from statistics import median
@@ -93,7 +94,10 @@ class Levels:
         params, inputs = {**self.params, **tensors_of_variant(variant)}, map_inputs(torch.clone, inputs)
         with torch.no_grad(), self._alone:
             if not own and self._copy is not None:
-                return forward(self._copy, inputs, params)
+                with suppress(
+                    RuntimeError, KeyError, AttributeError
+                ):  # else on the user's own, which says what is wrong
+                    return forward(self._copy, map_inputs(torch.clone, inputs), params)
             with evaluation_mode(self.network), torch.random.fork_rng(self._cuda()):
                 torch.manual_seed(SEED)  # for networks that draw random numbers: the same ones for every variant
                 return forward(self.network, inputs, params)
@@ -372,7 +376,7 @@ class Batch:
         if self._used == {"fused"} and (fused := self._ready("fused")) is not None:
             return self._settled(fused, {}, ROUNDING)
         exact = self._ready("replay")
-        return self._levels.looped({}, self._inputs, own=not self._levels.replays) if exact is None else exact
+        return self._levels.looped({}, self._inputs, own=True) if exact is None else exact
 
     def logits(self, variants: Sequence[Variant], names: Names, together: int) -> Iterator[Tensor]:
         """Logits of variants of one layer, one after another; vmap takes ``together`` of them at a time."""
@@ -384,8 +388,8 @@ class Batch:
             some = variants[start : start + step]
             found = self._several(some, route)
             for number, variant in enumerate(some):
-                if found is None:
-                    yield self._levels.looped(variant, self._inputs, own=route == "loop")
+                if found is None:  # what replay's copy of the modules does not carry, no copy does
+                    yield self._levels.looped(variant, self._inputs, own=True)
                 elif route == "replay" and not isinstance(variant, Combination):
                     yield found[number]
                 else:
