@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import behaviour, early, heatmaps
-from benchmarks.common import Options, Row
+from benchmarks.common import Options, Row, say
 from benchmarks.setups import train_all
 from shaketable.errors import InputError, RunError
 
@@ -59,7 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         rows = []
         for key in BENCHMARKS if name == "all" else [name]:
-            found = BENCHMARKS[key][1](key, options)
+            try:
+                found = BENCHMARKS[key][1](key, options)
+            except InputError as error:
+                if name != "all":
+                    raise
+                say(f"{key} is left out: {error}")
+                continue
             rows += found
             if not as_json:
                 print(*map(text, found), sep="\n", flush=True)

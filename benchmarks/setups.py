@@ -16,7 +16,7 @@ from shaketable.errors import InputError
 from shaketable.params import Layer, Params, layers, snapshot
 from shaketable.study import Study
 from shaketable.training import Recipe, Run, train
-from studies.pretrained_resnet20 import MEAN, STD, ResNet20
+from studies import pretrained_resnet20 as published
 
 Cell = tuple[int, int]
 """A layer and a checkpoint, by number."""
@@ -141,12 +141,12 @@ def pretrained(split: str, checkpoints: int, examples: int, options: Options) ->
     if not weights.is_file():
         raise InputError(f"there is no {weights}; set SHAKETABLE_NETWORKS to the folder of resnet20-12fca82f.th.")
     few = {"train_examples" if split == "test" else "test_examples": 100}
-    dataset = load("cifar10", root=options.data_root, normalise=[MEAN, STD], **few)
+    dataset = load("cifar10", root=options.data_root, normalise=[published.MEAN, published.STD], **few)
     data = first(dataset.test if split == "test" else dataset.train, examples)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        init = snapshot(ResNet20())
-    study = Study(ResNet20().eval(), final=weights, test=data)
+        init = snapshot(published.ResNet20())
+    study = Study(published.ResNet20().eval(), final=weights, test=data)
     network = study.network
     network.load_state_dict(study.final)
     path: Any = Path(init, study.final, checkpoints)

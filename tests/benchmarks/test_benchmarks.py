@@ -164,6 +164,31 @@ def test_json_is_one_list_of_rows_on_standard_output(
     assert found.keys() >= KEYS
 
 
+def test_what_is_missing_is_one_sentence_and_all_goes_on_without_it(
+    case: setups.Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SHAKETABLE_NETWORKS", str(tmp_path))
+    assert command.main(["decide-resnet20"]) == 2
+    sentence = capsys.readouterr().err
+    assert sentence.startswith(f"there is no {tmp_path}")
+    assert sentence.count("\n") == 1
+    works = {name: command.BENCHMARKS[name] for name in ("decide-resnet20", "heatmap-fcn")}
+    monkeypatch.setattr(command, "BENCHMARKS", works)
+    monkeypatch.setitem(heatmaps.HEATMAPS, "heatmap-fcn", toy_heatmap(whole=True))
+    monkeypatch.setattr(heatmaps, "straight", lambda *args, **kwargs: case)
+    assert command.main(["all", "--json", "--repeats", "1"]) == 0
+    out, error = capsys.readouterr()
+    assert [found["work"] for found in json.loads(out)] == ["heatmap-fcn"]
+    assert f"decide-resnet20 is left out: {sentence}" in error
+
+
+def test_the_pretrained_network_answers_on_the_line_to_its_weights(data_root: Path, pretrained: Path) -> None:
+    case = setups.pretrained("test", 8, 200, common.Options(data_root=data_root))
+    assert len(case.layers) == 20
+    ((errors, _),) = common.Naive(case.network, 100).sums([{}], case.data)
+    assert errors / 200 < 0.15
+
+
 def test_without_a_name_every_benchmark_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main([]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
