@@ -11,8 +11,9 @@ import shaketable
 
 SOURCE = Path(shaketable.__file__).parent
 ROOMS = [
-    *["__init__", "errors", "identity", "files", "forward", "progress", "params", "data", "evaluate", "networks"],
-    *["training", "perturb", "study", "engine", "probes", "plots", "report", "cli", "__main__"],
+    *["__init__", "errors", "identity", "files", "forward", "progress", "statistics", "params", "operators", "data"],
+    *["evaluate", "networks", "training", "perturb", "study", "engine", "probes", "measures", "bounds", "plots"],
+    *["report", "cli", "__main__"],
 ]
 
 

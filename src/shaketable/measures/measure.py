@@ -1,0 +1,186 @@
+"""What a measure is: a function of a study to one number, with what the number rests on; found by its name."""
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import polars as pl
+
+from shaketable.errors import InputError, RunError
+from shaketable.study import Study
+
+Direction = Literal["lower", "higher"]
+"""Which end of a measure means a smaller generalization gap."""
+NEEDS = ("init", "trajectory", "train", "test")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number about a network, with what it rests on.
+
+    Attributes:
+        value: the number; None where it could not be computed, or is too large for a float (then ``log_value`` has it).
+        log_value: its natural logarithm, -inf for 0; None where the number is negative or could not be computed.
+        stderr: standard error, of a number that was estimated by drawing; None otherwise.
+        draws: how many draws it rests on.
+        status: ``"ok"``; ``"unavailable"`` (something that it needs is not there), or another word, with a reason.
+        reason: why there is no number, or what is to be known of it.
+        layers: the terms that it is made of, one row a layer, where there are such.
+        name: of the measure, put in by the decorator.
+    """
+
+    value: float | None
+    log_value: float | None = None
+    stderr: float | None = None
+    draws: int | None = None
+    status: str = "ok"
+    reason: str | None = None
+    layers: pl.DataFrame | None = field(default=None, repr=False)
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure: the function, and what there is to know before calling it.
+
+    Attributes:
+        name: how it is called everywhere: in Python, at the command line, as a column.
+        symbol: the short form that its paper prints.
+        about: one line: what number this is.
+        direction: ``"lower"``: a lower value means a smaller gap.
+        needs: what a study must have: ``"init"``, ``"trajectory"``, ``"train"``, ``"test"``.
+        version: raised when the same arguments give another number.
+        paper: where it was defined.
+    """
+
+    name: str
+    symbol: str
+    about: str
+    direction: Direction
+    needs: tuple[str, ...]
+    version: int
+    paper: str
+    function: Callable[..., Measurement]
+
+    def __call__(self, study: Study, **arguments: Any) -> Measurement:
+        """The measurement on a study; a row with the reason where something that it needs is not there."""
+        accepted = inspect.signature(self.function).parameters
+        for name in arguments:
+            if name not in accepted:
+                known = ", ".join(list(accepted)[1:]) or "none"
+                raise InputError(f"measure {self.name!r} has no argument {name!r}; it has {known}.")
+        has = {
+            "init": study.init is not None,
+            "trajectory": len(study.epochs) > 1,
+            "train": study.train is not None,
+            "test": study.test is not None,
+        }
+        missing = [need for need in self.needs if not has[need]]
+        if missing:
+            how = "init=..., the weights before training" if missing[0] == "init" else f"{missing[0]}=..."
+            reason = f"the study has no {missing[0]}; make it with {how}"
+            return Measurement(None, status="unavailable", reason=reason, name=self.name)
+        return replace(self.function(study, **arguments), name=self.name)
+
+
+MEASURES: dict[str, Measure] = {}
+"""Every measure by its name."""
+
+
+def measure(
+    *, symbol: str, direction: Direction, needs: tuple[str, ...] = (), version: int = 1, paper: str
+) -> Callable[[Callable[..., Measurement]], Measure]:
+    """Make a measure of a function; it is then found by its name in :data:`MEASURES`."""
+    assert set(needs) <= set(NEEDS)
+
+    def made(function: Callable[..., Measurement]) -> Measure:
+        about = (inspect.getdoc(function) or "").partition("\n")[0]
+        found = Measure(function.__name__, symbol, about, direction, needs, version, paper, function)
+        found.__doc__ = function.__doc__
+        MEASURES[found.name] = found
+        return found
+
+    return made
+
+
+def from_log(log_value: float, layers: pl.DataFrame | None = None, **more: Any) -> Measurement:
+    """A measurement from the natural logarithm of its value; the value itself is None where it is no float."""
+    value = math.exp(log_value) if log_value < math.log(1.7e308) else None
+    return Measurement(value, log_value, layers=layers, **more)
+
+
+def from_value(value: float, layers: pl.DataFrame | None = None, **more: Any) -> Measurement:
+    """A measurement from its value, with the logarithm where there is one."""
+    log_value = math.log(value) if value > 0 else -math.inf if value == 0 else None
+    return Measurement(value, log_value, layers=layers, **more)
+
+
+def measurements(
+    study: Study, names: Iterable[str] | None = None, arguments: Mapping[str, Mapping[str, Any]] | None = None
+) -> pl.DataFrame:
+    """A table of measures of one network, a row each.
+
+    Args:
+        study: the network with its data.
+        names: which measures; all that there are, without it.
+        arguments: by the name of a measure, what it is called with beside the study.
+
+    Returns: columns ``measure``, ``symbol``, ``value``, ``log10`` (of the value), ``stderr``, ``draws``, ``direction``,
+        ``about``, ``status``, ``reason``, ``paper``. What cannot be computed is a row with its reason.
+
+    Raises:
+        InputError: a name that is no measure, or an argument that it does not have.
+
+    Cost: the sum of those of the measures.
+
+    Example:
+        >>> import torch
+        >>> network = torch.nn.Linear(2, 2, bias=False).eval()
+        >>> study = Study(network, final={"weight": 3 * torch.eye(2)})
+        >>> measurements(study, ["product_of_spectral_norms"]).select("value", "status").row(0)
+        (3.0, 'ok')
+    """
+    chosen = list(MEASURES if names is None else names)
+    for name in (*chosen, *(arguments or {})):
+        if name not in MEASURES:
+            raise InputError(f"there is no measure {name!r}; there are {', '.join(MEASURES)}.")
+    rows = []
+    for name in chosen:
+        kind = MEASURES[name]
+        try:
+            found = kind(study, **(arguments or {}).get(name, {}))
+        except RunError as error:
+            found = Measurement(None, status="failed", reason=str(error), name=name)
+        rows.append(
+            {
+                "measure": name,
+                "symbol": kind.symbol,
+                "value": found.value,
+                "log10": None if found.log_value is None else found.log_value / math.log(10),
+                "stderr": found.stderr,
+                "draws": found.draws,
+                "direction": kind.direction,
+                "about": kind.about,
+                "status": found.status,
+                "reason": found.reason,
+                "paper": kind.paper,
+            }
+        )
+    return pl.DataFrame(rows, schema=SCHEMA)
+
+
+SCHEMA = {
+    "measure": pl.String,
+    "symbol": pl.String,
+    "value": pl.Float64,
+    "log10": pl.Float64,
+    "stderr": pl.Float64,
+    "draws": pl.Int64,
+    "direction": pl.String,
+    "about": pl.String,
+    "status": pl.String,
+    "reason": pl.String,
+    "paper": pl.String,
+}
