@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from shaketable.errors import InputError
-from shaketable.params import aliases, layers, snapshot, state
+from shaketable.params import aliases, layers, linear_layers, snapshot, state
 
 
 class Residual(nn.Module):
@@ -194,3 +194,37 @@ def test_what_a_module_owns_beside_modules_is_a_layer_of_its_own_with_its_own_na
     network = nn.Sequential(Block(), Block())
     assert names(network)[:4] == ["0.gamma", "0.fc1", "0.fc2", "1.gamma"]
     assert names(network, "block") == ["0", "1"]
+
+
+def test_linear_layers_are_convolutions_and_linear_layers_with_weights_alone_in_forward_order():
+    found = linear_layers(Staged().eval(), IMAGES)
+    assert [layer.name for layer in found][:3] == ["stem", "stages.0.downsampling", "stages.0.layers.0.conv1"]
+    assert all(layer.params == (f"{layer.name}.weight",) and not layer.buffers for layer in found)
+    assert {layer.kind for layer in found} == {"Conv2d", "Linear"}
+    assert len(found) == 1 + 2 * (1 + 2 * 2) + 1
+
+
+def test_linear_layers_know_tied_weights_recurrent_layers_and_the_joint_projection_of_an_attention():
+    tied = linear_layers(TiedLanguageModel())
+    assert [layer.params for layer in tied] == [
+        ("embed.weight",),
+        ("attention.in_proj_weight",),
+        ("attention.out_proj.weight",),
+    ]
+    assert linear_layers(nn.LSTM(3, 4))[0].params == ("weight_ih_l0", "weight_hh_l0")
+
+
+def test_tokens_positions_scales_and_normalisations_of_many_dimensions_are_no_linear_layers():
+    class Transformer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token, self.positions = nn.Parameter(torch.zeros(1, 1, 4)), nn.Parameter(torch.zeros(1, 5, 4))
+            self.scale = nn.Parameter(torch.ones(4, 1, 1))
+            self.norm, self.head = nn.LayerNorm((5, 4)), nn.Linear(4, 1)
+
+    assert [layer.params for layer in linear_layers(Transformer())] == [("head.weight",)]
+
+
+def test_a_network_without_a_weight_matrix_has_no_linear_layers():
+    with pytest.raises(InputError, match="no parameter of it has two dimensions"):
+        linear_layers(nn.BatchNorm1d(3))

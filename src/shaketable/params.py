@@ -112,6 +112,52 @@ def layers(network: nn.Module, by: Grouping = "module", inputs: Inputs | None = 
     return tuple(layer for layer in found if layer.params)
 
 
+def linear_layers(network: nn.Module, inputs: Inputs | None = None) -> tuple[Layer, ...]:
+    """The linear layers of a network in forward order, each with its weights alone: the modules of Chatterji et al.
+
+    A weight is a parameter with two or more dimensions, of a convolution, a linear layer, an embedding, a recurrent
+    layer or a module of your own. Left out are biases, normalisations, and what is added to or multiplied with the
+    inputs: tokens and tables of positions (shape [1, ...]) and scales (one dimension longer than 1) that a module owns
+    beside other modules.
+
+    Args:
+        network: any module.
+        inputs: a few examples [N, ...], for the order in which modules run, as for :func:`layers`.
+
+    Returns: the layers ``by="module"`` that have a weight, with ``params`` the names of their weights (one, but for
+        recurrent and attention layers that keep their own) and no buffers.
+
+    Raises:
+        InputError: no parameter has two dimensions.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+        >>> [layer.params for layer in linear_layers(network)]
+        [('0.weight',), ('3.weight',)]
+
+    References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality in the generalization of deep
+    networks", 2020, sections 2.1 and 4.
+    """
+    tensors = state(network)
+    found = [
+        replace(layer, params=tuple(name for name in layer.params if _is_weight(network, layer, name, tensors[name])))
+        for layer in layers(network, "module", inputs)
+    ]
+    kept = tuple(replace(layer, buffers=()) for layer in found if layer.params)
+    if not kept:
+        raise InputError(f"{type(network).__name__} has no linear layer: no parameter of it has two dimensions.")
+    return kept
+
+
+def _is_weight(network: nn.Module, layer: Layer, name: str, tensor: Tensor) -> bool:
+    """Whether a parameter multiplies inputs as a matrix or a kernel does."""
+    if isinstance(network.get_submodule(layer.modules[0]), nn.LayerNorm | nn.RMSNorm):
+        return False
+    if layer.kind == "Parameter" or "parametrizations" in name:  # a token, a scale; the magnitudes of weight_norm
+        return tensor.dim() > 1 and tensor.shape[0] > 1 and sum(size > 1 for size in tensor.shape) > 1
+    return tensor.dim() > 1
+
+
 def _owners(network: nn.Module) -> list[Layer]:
     """One layer for each module that owns parameters or persistent buffers, as registered."""
     kept = state(network)
