@@ -192,7 +192,7 @@ def test_the_result_does_not_depend_on_the_batch_size():
 def test_interrupted_work_goes_on_where_it_stopped_and_finished_work_is_not_computed_twice(tmp_path, monkeypatch):
     many = {"test": data(1000, 2), "train": data(300, 3)}
     undisturbed = robustness(study(**many), draws=2)
-    monkeypatch.setitem(robustness.__globals__, "SECTION", 0.0)  # sections of 256 examples
+    monkeypatch.setattr("shaketable.probes.stored.SECTION", 0.0)  # sections of 256 examples
     real, calls = Engine.sums, []
 
     def counted(self, variants, data, **options):
@@ -388,7 +388,7 @@ def test_a_buffer_that_nothing_resets_stays_when_its_layer_is_redrawn_with_its_s
 
 def test_a_stored_result_keeps_the_versions_that_it_was_made_with(tmp_path, monkeypatch):
     first = robustness(study(), draws=1, store=tmp_path, command="first").provenance
-    monkeypatch.setitem(robustness.__globals__, "__version__", "9.9")
+    monkeypatch.setattr("shaketable.probes.stored.__version__", "9.9")
     assert robustness(study(), draws=1, store=tmp_path).provenance == first
 
 

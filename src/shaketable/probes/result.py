@@ -1,6 +1,5 @@
 """The table of layer robustness: what it says, how it is summed up, saved and read."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from shaketable.errors import InputError
-from shaketable.files import write_atomically, write_text
+from shaketable.probes.stored import as_pandas, read_result, write_result
 
 FULL_MODEL = "full model"
 SCHEMA = {
@@ -135,14 +134,10 @@ class Robustness:
 
     def save(self, folder: str | Path) -> Path:
         """Write ``robustness`` and ``distances`` (``history`` too) as Parquet and CSV, and ``provenance.json``, into a folder."""
-        folder = Path(folder)
         tables = {"robustness": self.table, "distances": self.distances, "summary": self.summary()}
-        for name, frame in (tables | ({"history": self.history} if self.history is not None else {})).items():
-            write_atomically(folder / f"{name}.parquet", frame.write_parquet)
-            write_atomically(folder / f"{name}.csv", frame.write_csv)
+        tables |= {"history": self.history} if self.history is not None else {}
         facts = {"robust": self.robust, "critical": self.critical, "provenance": self.provenance}
-        write_text(folder / "provenance.json", json.dumps(facts, indent=2))
-        return folder
+        return write_result(Path(folder), "robustness", tables, facts)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Robustness":
@@ -151,24 +146,13 @@ class Robustness:
         Raises:
             InputError: the folder holds no such result.
         """
-        folder = Path(folder)
-        if not (folder / "provenance.json").is_file():
-            raise InputError(f"{folder}: holds no robustness result; make one with `shaketable robustness RUN`.")
-        try:
-            facts = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-            table, distances = (pl.read_parquet(folder / f"{name}.parquet") for name in ("robustness", "distances"))
-            history = pl.read_parquet(folder / "history.parquet") if (folder / "history.parquet").is_file() else None
-            return cls(table, distances, facts["robust"], facts["critical"], facts["provenance"], history)
-        except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
-            reason = str(error).partition("\n")[0]
-            raise InputError(f"{folder}: is damaged ({reason}); delete it, and measure anew.") from error
+        names = ["robustness", "distances", *(["history"] if (Path(folder) / "history.parquet").is_file() else [])]
+        facts, tables = read_result(Path(folder), "robustness", names, ("robust", "critical", "provenance"))
+        return cls(tables["robustness"], tables["distances"], **facts, history=tables.get("history"))
 
     def to_pandas(self) -> Any:
         """The table as a pandas DataFrame (extra ``shaketable[pandas]``)."""
-        try:
-            return self.table.to_pandas()
-        except ModuleNotFoundError as error:
-            raise InputError("pandas is not installed; pip install 'shaketable[pandas]'.") from error
+        return as_pandas(self.table)
 
     def plot(self, **arguments: Any) -> Any:
         """The heat map of the paper's figures 1 (a), 3 and 4; see :func:`shaketable.plots.robustness_heatmap`."""

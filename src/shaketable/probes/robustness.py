@@ -1,12 +1,9 @@
 """Layer robustness: reset one layer of a trained network, retrain nothing, and see what still works."""
 
 import json
-import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from operator import add
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +11,23 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from shaketable import __version__
 from shaketable.data import Data
 from shaketable.engine import Engine, Level, Variant, errors
 from shaketable.engine.memory import free_memory
 from shaketable.engine.questions import check_precision
 from shaketable.errors import InputError
-from shaketable.evaluate import Sums, checked
-from shaketable.files import locked
-from shaketable.identity import digest, fingerprint, seed_from
+from shaketable.identity import fingerprint, seed_from
 from shaketable.params import Grouping, Layer, layers
 from shaketable.perturb import Statistics, changed_tensors, fresh_params, source_of
 from shaketable.probes.cells import Cell, Cells
 from shaketable.probes.distances import distance_rows
 from shaketable.probes.distances import table as distance_table
 from shaketable.probes.result import FULL_MODEL, SCHEMA, Robustness
+from shaketable.probes.stored import data_of, facts_of, numbers_of, status_of, stored, sums_in_sections, time_taken
 from shaketable.progress import progress
-from shaketable.study import SPLITS, Study
+from shaketable.study import Study
 
 VERSION = 2
-FIRST, SECTION = 256, 20.0
-"""Examples of the first section of the data, and the seconds that each section should take: then its sums are kept."""
 NO_INIT = "the study has no initial weights; make it with init"
 NO_DISTRIBUTION = (
     "a module of it has no reset_parameters and there are no initial weights; make the study with init or initialise"
@@ -113,14 +106,9 @@ def robustness(
         raise InputError(f"thresholds robust={robust} and critical={critical}: need 0 <= robust < critical <= 1.")
     if draws < 0:
         raise InputError(f"draws={draws}: draws must be at least 0.")
-    if isinstance(splits, str) or not set(splits or ()) <= set(SPLITS):
-        raise InputError(f"splits={splits!r}: give a list of 'test' and 'train'.")
     if statistics not in ("keep", "rewind"):
         raise InputError(f"unknown statistics={statistics!r}; use 'keep' or 'rewind'.")
-    chosen = tuple(dict.fromkeys(splits or [split for split in SPLITS if getattr(study, split) is not None]))
-    if not chosen:
-        raise InputError("the study has no data; make it with test=(inputs, labels), train=(inputs, labels), or both.")
-    data = {split: study.data(split) for split in chosen}
+    data = data_of(study, splits)
     if precision is not None:
         for one in data.values():
             check_precision(precision, one)
@@ -132,47 +120,24 @@ def robustness(
     epochs = _epochs(study, checkpoints)
     engine = Engine(study.network, study.final, level=level, memory=memory, batch_size=batch_size)
     plan = _Plan(study, engine, data, found, epochs, draws, statistics, seed, precision)
-    facts = {
-        "name": study.name,
-        "network": type(study.network).__name__,
-        "task": study.task,
-        "classes": study.classes,
-        "layers_by": by if isinstance(by, str) else "your own",
-        "checkpoints": list(epochs),
-        "final_checkpoint": study.final_epoch,
-        "draws": draws,
-        "statistics": statistics,
-        "precision": precision,
-        "seed": seed,
-        "command": command,
-        "shaketable": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": str(study.device),
-        "weights": study.weights_fingerprint,
-        "data": {split: data[split].fingerprint() for split in chosen},
-        **study.provenance,
-    }
-    if store is None:
-        rows, distance = plan.measure(Cells(None, ""))
-        facts |= {"engine": engine.choice} | _when(started)
-        return _result(rows, distance, robust, critical, facts, study.history)
-    identity = plan.identity()
-    folder = Path(store).expanduser() / digest(identity)
-    facts["result"] = digest(identity)
-    with locked(folder):
-        if (folder / "provenance.json").is_file():
-            kept = Robustness.load(folder)
-            told = kept.provenance | ({"command": command} if command else {})
-            result = replace(kept, robust=robust, critical=critical, provenance=told)
-        else:
-            with Cells(folder / "cells.jsonl", digest(identity)) as cells:
-                rows, distance = plan.measure(cells)
-            facts |= {"engine": engine.choice} | _when(started)
-            result = _result(rows, distance, robust, critical, facts, study.history)
-        result.save(folder)
-        (folder / "cells.jsonl").unlink(missing_ok=True)
-    return result
+    facts = facts_of(
+        study,
+        data,
+        layers_by=by if isinstance(by, str) else "your own",
+        checkpoints=list(epochs),
+        draws=draws,
+        statistics=statistics,
+        precision=precision,
+        seed=seed,
+        command=command,
+    )
+
+    def measure(cells: Cells) -> Robustness:
+        rows, distance = plan.measure(cells)
+        provenance = facts | {"engine": engine.choice} | time_taken(started)
+        return _result(rows, distance, robust, critical, provenance, study.history)
+
+    return stored(Robustness, store, plan.identity, measure, command, robust=robust, critical=critical)
 
 
 @dataclass(frozen=True)
@@ -279,22 +244,7 @@ class _Plan:
         if self.precision is not None:
             key = json.dumps([split, group, "precision"])
             return cells.get(key, lambda: {"estimates": self._estimates(variants, data, done)})["estimates"]
-        total: list[Sums] = []
-        start, size = 0, FIRST
-        while start < len(data):
-            began, span = time.monotonic(), (start, min(start + size, len(data)))
-            key = json.dumps([split, group, start])
-            kept = cells.get(key, lambda span=span: self._section(variants, data, span, done))
-            found = [Sums(*numbers) for numbers in kept["sums"]]
-            total = list(map(add, total, found)) if total else found
-            start = kept["stop"]
-            size = max(FIRST, int(size * min(8.0, SECTION / max(time.monotonic() - began, 1e-3))))
-        return [vars(checked(sums)) for sums in total]
-
-    def _section(self, variants: list[Variant], data: Data, span: tuple[int, int], done: Callable[[int], None]) -> Cell:
-        """The sums of each variant on some of the examples."""
-        found = self.engine.sums(variants, data, span=span, planned=len(data), advance=done)
-        return {"stop": span[1], "sums": [[s.examples, s.errors, s.loss, s.not_finite] for s in found]}
+        return sums_in_sections(cells, [split, group], self.engine, variants, data, done)
 
     def _estimates(self, variants: list[Variant], data: Data, done: Callable[[int], None]) -> list[Cell]:
         """The errors of all variants to the precision asked for."""
@@ -342,12 +292,6 @@ def _check_numbers(**numbers: Any) -> None:
             raise InputError(f"{name}={value!r}: give a {'whole ' if whole else ''}number.")
 
 
-def _when(started: float) -> dict[str, Any]:
-    """When a result was made, and how long it took."""
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"created": now, "seconds": round(time.monotonic() - started, 2)}
-
-
 def _result(
     rows: list[Cell],
     distance: list[dict[str, Any]],
@@ -364,23 +308,16 @@ def _result(
 
 def _numbers(sums: Cell, baseline: Cell) -> Cell:
     """The numbers of a row from the sums (or the estimate) of a variant and of the final network."""
-    reason = f"{sums['not_finite']} examples have NaN or infinite logits; they count as errors"
-    status = {"status": "not finite", "reason": reason} if sums["not_finite"] else {}
     if "low" in sums:
         ends = {"error": sums["error"], "error_low": sums["low"], "error_high": sums["high"]}
         drop = sums["error"] - baseline["error"]
-        return {"examples": sums["examples"], **ends, "accuracy": 1 - sums["error"], "accuracy_drop": drop} | status
-    wrong, examples, not_finite = sums["errors"], sums["examples"], sums["not_finite"]
-    error = wrong / examples
-    numbers = {
-        "examples": examples,
-        "errors": wrong,
-        "error": error,
+        accuracy = {"accuracy": 1 - sums["error"], "accuracy_drop": drop}
+        return {"examples": sums["examples"], **ends, **accuracy} | status_of(sums)
+    numbers = numbers_of(sums)
+    error = numbers["error"]
+    return numbers | {
         "error_low": error,
         "error_high": error,
-        # the order of sums depends on the batches: twelve digits do not
-        "loss": None if not_finite else float(f"{sums['loss'] / examples:.12g}"),
         "accuracy": 1 - error,
-        "accuracy_drop": (wrong - baseline["errors"]) / examples,
+        "accuracy_drop": (sums["errors"] - baseline["errors"]) / sums["examples"],
     }
-    return numbers | status

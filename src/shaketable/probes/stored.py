@@ -1,0 +1,253 @@
+"""What the tables of probes share: sums that survive interruption, a folder for each result, and what a result rests on."""
+
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from operator import add
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self, TypeVar
+
+import polars as pl
+import torch
+
+from shaketable import __version__
+from shaketable.data import Data
+from shaketable.engine import Engine, Variant
+from shaketable.errors import InputError
+from shaketable.evaluate import Sums, checked
+from shaketable.files import locked, write_atomically, write_text
+from shaketable.identity import digest
+from shaketable.probes.cells import Cell, Cells
+from shaketable.study import SPLITS, Study
+
+FIRST, SECTION = 256, 20.0
+"""Examples of the first section of the data, and the seconds that each section should take: then its sums are kept."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One table, with what it rests on.
+
+    Attributes:
+        table: one row per number; a row that could not be computed has a ``status`` other than ``"ok"`` and a ``reason``.
+        provenance: what, with which arguments, versions, seeds and hashes.
+    """
+
+    NAME: ClassVar[str]
+    table: pl.DataFrame
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        layers = self.table.filter(pl.col("position") >= 0)["position"].n_unique()
+        name = self.provenance.get("name", "a network")
+        return f"<{type(self).__name__} of {name}: {layers} layers, {len(self.table)} rows>"
+
+    def splits(self) -> list[str]:
+        """The splits that were measured."""
+        return self.table["split"].unique(maintain_order=True).to_list()
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the table and its summary as Parquet and CSV, and ``provenance.json``, into a folder."""
+        tables = {self.NAME: self.table, "summary": self.summary()}
+        return write_result(Path(folder), self.NAME, tables, {"provenance": self.provenance})
+
+    def summary(self) -> pl.DataFrame:
+        """What the table comes to."""
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: the folder holds no such result.
+        """
+        facts, tables = read_result(Path(folder), cls.NAME, [cls.NAME])
+        return cls(tables[cls.NAME], facts["provenance"])
+
+    def to_pandas(self) -> Any:
+        """The table as a pandas DataFrame (extra ``shaketable[pandas]``)."""
+        return as_pandas(self.table)
+
+
+class Kept(Protocol):
+    """A result that a folder keeps."""
+
+    @property
+    def provenance(self) -> dict[str, Any]: ...
+    def save(self, folder: str | Path) -> Path: ...
+    @classmethod
+    def load(cls, folder: str | Path) -> Self: ...
+
+
+R = TypeVar("R", bound=Kept)
+
+
+def stored(
+    kind: type[R],
+    store: str | Path | None,
+    identity: Callable[[], dict[str, Any]],
+    measure: Callable[[Cells], R],
+    command: str | None,
+    **now: Any,
+) -> R:
+    """A result from the folder of its identity in the store, or measured now, and kept there.
+
+    Args:
+        identity: what the numbers are the numbers of, as plain values; asked for only where there is a store.
+        measure: makes the result, with cells that survive interruption.
+        command: what the user typed now.
+        now: fields of the result that are those of this call, whenever it was measured.
+    """
+    if store is None:
+        return measure(Cells(None, ""))
+    name = digest(identity())
+    folder = Path(store).expanduser() / name
+    with locked(folder):
+        if (folder / "provenance.json").is_file():
+            found = kind.load(folder)
+            told = found.provenance | ({"command": command} if command else {})
+        else:
+            with Cells(folder / "cells.jsonl", name) as cells:
+                found = measure(cells)
+            told = found.provenance | {"result": name}
+        result: R = replace(found, provenance=told, **now)  # type: ignore[type-var]  # every one is a dataclass
+        result.save(folder)
+        (folder / "cells.jsonl").unlink(missing_ok=True)
+    return result
+
+
+def sums_in_sections(
+    cells: Cells,
+    key: Sequence[Any],
+    engine: Engine,
+    variants: Sequence[Variant],
+    data: Data,
+    advance: Callable[[int], object],
+) -> list[Cell]:
+    """The sums of each variant: those kept, and the rest computed now, a section of the data at a time."""
+    total: list[Sums] = []
+    start, size = 0, FIRST
+    while start < len(data):
+        began, span = time.monotonic(), (start, min(start + size, len(data)))
+        kept = cells.get(json.dumps([*key, start]), lambda span=span: _section(engine, variants, data, span, advance))
+        found = [Sums(*numbers) for numbers in kept["sums"]]
+        total = list(map(add, total, found)) if total else found
+        start = kept["stop"]
+        size = max(FIRST, int(size * min(8.0, SECTION / max(time.monotonic() - began, 1e-3))))
+    return [vars(checked(sums)) for sums in total]
+
+
+def _section(
+    engine: Engine, variants: Sequence[Variant], data: Data, span: tuple[int, int], advance: Callable[[int], object]
+) -> Cell:
+    """The sums of each variant on some of the examples."""
+    found = engine.sums(variants, data, span=span, planned=len(data), advance=advance)
+    return {"stop": span[1], "sums": [[s.examples, s.errors, s.loss, s.not_finite] for s in found]}
+
+
+def numbers_of(sums: Cell) -> Cell:
+    """The numbers of a row from the sums of a variant; a status and the reason where logits were not finite."""
+    examples, not_finite = sums["examples"], sums["not_finite"]
+    numbers: Cell = {
+        "examples": examples,
+        "errors": sums["errors"],
+        "error": sums["errors"] / examples,
+        # the order of sums depends on the batches: twelve digits do not
+        "loss": None if not_finite else float(f"{sums['loss'] / examples:.12g}"),
+        "status": "ok",
+    }
+    return numbers | status_of(sums)
+
+
+def status_of(sums: Cell) -> Cell:
+    """Status and reason where logits were not finite; nothing otherwise."""
+    reason = f"{sums['not_finite']} examples have NaN or infinite logits; they count as errors"
+    return {"status": "not finite", "reason": reason} if sums["not_finite"] else {}
+
+
+def data_of(study: Study, splits: Sequence[str] | None) -> dict[str, Data]:
+    """The data of the splits asked for, each once; of all that there are without a choice."""
+    if isinstance(splits, str) or not set(splits or ()) <= set(SPLITS):
+        raise InputError(f"splits={splits!r}: give a list of 'test' and 'train'.")
+    chosen = tuple(dict.fromkeys(splits or [split for split in SPLITS if getattr(study, split) is not None]))
+    if not chosen:
+        raise InputError("the study has no data; make it with test=(inputs, labels), train=(inputs, labels), or both.")
+    return {split: study.data(split) for split in chosen}
+
+
+def check_whole(lowest: int | None = None, **numbers: Any) -> None:
+    """One error for an argument that is no whole number, or below the lowest one allowed."""
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InputError(f"{name}={value!r}: give a whole number.")
+        if lowest is not None and value < lowest:
+            raise InputError(f"{name}={value}: {name} must be at least {lowest}.")
+
+
+def facts_of(study: Study, data: Mapping[str, Data], **arguments: Any) -> dict[str, Any]:
+    """What a result rests on: the study, the arguments, versions and hashes."""
+    return {
+        "name": study.name,
+        "network": type(study.network).__name__,
+        "task": study.task,
+        "classes": study.classes,
+        "final_checkpoint": study.final_epoch,
+        **arguments,
+        "shaketable": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": str(study.device),
+        "weights": study.weights_fingerprint,
+        "data": {split: one.fingerprint() for split, one in data.items()},
+        **study.provenance,
+    }
+
+
+def time_taken(started: float) -> dict[str, Any]:
+    """When a result was made, and how long it took."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"created": now, "seconds": round(time.monotonic() - started, 2)}
+
+
+def write_result(folder: Path, probe: str, tables: Mapping[str, pl.DataFrame], facts: Mapping[str, Any]) -> Path:
+    """Write tables as Parquet and CSV and, last, ``provenance.json``: where that is, the result is whole."""
+    for name, frame in tables.items():
+        write_atomically(folder / f"{name}.parquet", frame.write_parquet)
+        write_atomically(folder / f"{name}.csv", frame.write_csv)
+    write_text(folder / "provenance.json", json.dumps({"probe": probe, **facts}, indent=2))
+    return folder
+
+
+def read_result(
+    folder: Path, probe: str, names: Sequence[str], facts: Sequence[str] = ("provenance",)
+) -> tuple[dict[str, Any], dict[str, pl.DataFrame]]:
+    """The facts and the tables that :func:`write_result` wrote; each of those named must be there.
+
+    Raises:
+        InputError: the folder holds no result of this probe, or a damaged one.
+    """
+    if not (folder / "provenance.json").is_file():
+        raise InputError(f"{folder}: holds no {probe} result; make one with `shaketable {probe} RUN`.")
+    try:
+        found = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+        if found.get("probe", probe) != probe:
+            raise InputError(f"{folder}: holds a {found['probe']} result, not a {probe} one; give another folder.")
+        tables = {name: pl.read_parquet(folder / f"{name}.parquet") for name in names}
+        return {name: found[name] for name in facts}, tables
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, pl.exceptions.PolarsError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{folder}: is damaged ({reason}); delete it, and measure anew.") from error
+
+
+def as_pandas(table: pl.DataFrame) -> Any:
+    """A table as a pandas DataFrame."""
+    try:
+        return table.to_pandas()
+    except ModuleNotFoundError as error:
+        raise InputError("pandas is not installed; pip install 'shaketable[pandas]'.") from error
