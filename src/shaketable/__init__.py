@@ -15,6 +15,8 @@ _HOME = {
     "Engine": "engine",
     "InputError": "errors",
     "Layer": "params",
+    "MEASURES": "measures",
+    "Measurement": "measures",
     "Recipe": "training",
     "Robustness": "probes",
     "Run": "training",
@@ -24,6 +26,7 @@ _HOME = {
     "distances": "probes",
     "layers": "params",
     "load": "data",
+    "measurements": "measures",
     "robustness": "probes",
     "snapshot": "params",
     "train": "training",
@@ -31,12 +34,14 @@ _HOME = {
 }
 
 __all__ = [
+    "MEASURES",
     "Combination",
     "Data",
     "Dataset",
     "Engine",
     "InputError",
     "Layer",
+    "Measurement",
     "Recipe",
     "Robustness",
     "Run",
@@ -47,6 +52,7 @@ __all__ = [
     "distances",
     "layers",
     "load",
+    "measurements",
     "robustness",
     "snapshot",
     "train",
@@ -57,6 +63,7 @@ if TYPE_CHECKING:
     from shaketable.data import Data, Dataset, load
     from shaketable.engine import Combination, Engine
     from shaketable.errors import InputError, RunError
+    from shaketable.measures import MEASURES, Measurement, measurements
     from shaketable.networks import build
     from shaketable.params import Layer, layers, snapshot
     from shaketable.probes import Robustness, distances, robustness

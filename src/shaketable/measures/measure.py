@@ -2,18 +2,41 @@
 
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import polars as pl
+import torch
 
 from shaketable.errors import InputError, RunError
 from shaketable.study import Study
 
+CHATTERJI = "Chatterji, Neyshabur, Sedghi, The intriguing role of module criticality, 2020"
 Direction = Literal["lower", "higher"]
 """Which end of a measure means a smaller generalization gap."""
-NEEDS = ("init", "trajectory", "train", "test")
+SMALLEST, LARGEST = math.log(sys.float_info.min), math.log(sys.float_info.max)
+NEEDS = {
+    "init": "init=..., the weights before training",
+    "trajectory": "checkpoints=..., the weights at the end of two or more epochs",
+    "train": "train=(inputs, labels)",
+    "test": "test=(inputs, labels)",
+}
+"""What a measure may need of a study, and how a study gets it."""
+SCHEMA = {
+    "measure": pl.String,
+    "symbol": pl.String,
+    "value": pl.Float64,
+    "log10": pl.Float64,
+    "stderr": pl.Float64,
+    "draws": pl.Int64,
+    "direction": pl.String,
+    "about": pl.String,
+    "status": pl.String,
+    "reason": pl.String,
+    "paper": pl.String,
+}
 
 
 @dataclass(frozen=True)
@@ -21,7 +44,7 @@ class Measurement:
     """One number about a network, with what it rests on.
 
     Attributes:
-        value: the number; None where it could not be computed, or is too large for a float (then ``log_value`` has it).
+        value: the number; None where it could not be computed, or is beyond a float's range (then ``log_value`` has it).
         log_value: its natural logarithm, -inf for 0; None where the number is negative or could not be computed.
         stderr: standard error, of a number that was estimated by drawing; None otherwise.
         draws: how many draws it rests on.
@@ -39,6 +62,10 @@ class Measurement:
     reason: str | None = None
     layers: pl.DataFrame | None = field(default=None, repr=False)
     name: str = ""
+
+
+class Unavailable(Exception):
+    """Raised inside a measure where something that it needs is not there; becomes a row with this reason."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +106,14 @@ class Measure:
         }
         missing = [need for need in self.needs if not has[need]]
         if missing:
-            how = "init=..., the weights before training" if missing[0] == "init" else f"{missing[0]}=..."
-            reason = f"the study has no {missing[0]}; make it with {how}"
+            reason = f"the study has no {missing[0]}; make it with {NEEDS[missing[0]]}"
             return Measurement(None, status="unavailable", reason=reason, name=self.name)
-        return replace(self.function(study, **arguments), name=self.name)
+        on_cuda = study.device.type == "cuda"
+        try:  # some networks draw random numbers in every pass
+            with torch.random.fork_rng([study.device] if on_cuda else []):
+                return replace(self.function(study, **arguments), name=self.name)
+        except Unavailable as error:
+            return Measurement(None, status="unavailable", reason=str(error), name=self.name)
 
 
 MEASURES: dict[str, Measure] = {}
@@ -98,7 +129,7 @@ def measure(
     def made(function: Callable[..., Measurement]) -> Measure:
         about = (inspect.getdoc(function) or "").partition("\n")[0]
         found = Measure(function.__name__, symbol, about, direction, needs, version, paper, function)
-        found.__doc__ = function.__doc__
+        vars(found).update(__doc__=function.__doc__, __module__=function.__module__, __wrapped__=function)
         MEASURES[found.name] = found
         return found
 
@@ -107,24 +138,36 @@ def measure(
 
 def from_log(log_value: float, layers: pl.DataFrame | None = None, **more: Any) -> Measurement:
     """A measurement from the natural logarithm of its value; the value itself is None where it is no float."""
-    value = math.exp(log_value) if log_value < math.log(1.7e308) else None
-    return Measurement(value, log_value, layers=layers, **more)
+    is_float = log_value == -math.inf or SMALLEST <= log_value <= LARGEST
+    return Measurement(math.exp(log_value) if is_float else None, log_value, layers=layers, **more)
 
 
 def from_value(value: float, layers: pl.DataFrame | None = None, **more: Any) -> Measurement:
     """A measurement from its value, with the logarithm where there is one."""
+    if not math.isfinite(value):
+        reason = f"the number came out as {value}: the weights are too large for float64"
+        return Measurement(None, status="failed", reason=reason, layers=layers, **more)
     log_value = math.log(value) if value > 0 else -math.inf if value == 0 else None
     return Measurement(value, log_value, layers=layers, **more)
 
 
+def from_factors(factors: Iterable[float], layers: pl.DataFrame | None = None, **more: Any) -> Measurement:
+    """A measurement from the factors, none negative, of which it is the product."""
+    factors = list(factors)
+    log_value = -math.inf if 0 in factors else math.fsum(map(math.log, factors))
+    found = from_log(log_value, layers, **more)
+    product = math.prod(factors)  # more exact than the exponential, where nothing on the way is no float
+    return replace(found, value=product) if found.value and 0 < product < math.inf else found
+
+
 def measurements(
-    study: Study, names: Iterable[str] | None = None, arguments: Mapping[str, Mapping[str, Any]] | None = None
+    study: Study, names: str | Iterable[str] | None = None, arguments: Mapping[str, Mapping[str, Any]] | None = None
 ) -> pl.DataFrame:
     """A table of measures of one network, a row each.
 
     Args:
         study: the network with its data.
-        names: which measures; all that there are, without it.
+        names: which measures, one or several; all that there are, without it.
         arguments: by the name of a measure, what it is called with beside the study.
 
     Returns: columns ``measure``, ``symbol``, ``value``, ``log10`` (of the value), ``stderr``, ``draws``, ``direction``,
@@ -142,7 +185,7 @@ def measurements(
         >>> measurements(study, ["product_of_spectral_norms"]).select("value", "status").row(0)
         (3.0, 'ok')
     """
-    chosen = list(MEASURES if names is None else names)
+    chosen = list(MEASURES) if names is None else [names] if isinstance(names, str) else list(names)
     for name in (*chosen, *(arguments or {})):
         if name not in MEASURES:
             raise InputError(f"there is no measure {name!r}; there are {', '.join(MEASURES)}.")
@@ -169,18 +212,3 @@ def measurements(
             }
         )
     return pl.DataFrame(rows, schema=SCHEMA)
-
-
-SCHEMA = {
-    "measure": pl.String,
-    "symbol": pl.String,
-    "value": pl.Float64,
-    "log10": pl.Float64,
-    "stderr": pl.Float64,
-    "draws": pl.Int64,
-    "direction": pl.String,
-    "about": pl.String,
-    "status": pl.String,
-    "reason": pl.String,
-    "paper": pl.String,
-}
