@@ -10,7 +10,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from shaketable.errors import InputError
 from shaketable.forward import Inputs, evaluation_mode, forward
-from shaketable.params import state
+from shaketable.params import linear_layers
 
 CHUNK = 2**19
 """Complex numbers that are held of a convolution's spectrum at a time: 8 MiB; more is slower."""
@@ -136,10 +136,10 @@ def operators(network: nn.Module, inputs: Inputs | None = None) -> dict[str, Ope
     r"""The linear operators of a network: by the name of the weight, what :func:`operator_norm` needs besides it.
 
     Convolutions (of one to three dimensions), transposed ones (by their adjoint: the same singular values, on maps of the
-    output's size), and every parameter of two dimensions as a matrix (linear layers, embeddings, the joint projections of
-    attention, recurrent weights).
+    output's size), and every weight of two dimensions as a matrix (linear layers, embeddings, the joint projections of
+    attention, recurrent weights): of the layers that :func:`shaketable.params.linear_layers` names.
 
-    Not done: parameters of three or more dimensions that no convolution owns; parametrised weights (weight norm), whose
+    Not done: weights of three or more dimensions that no convolution owns; parametrised weights (weight norm), whose
     parameters are not the weight; what a subclass of a convolution does to its weight before using it.
 
     Args:
@@ -152,6 +152,9 @@ def operators(network: nn.Module, inputs: Inputs | None = None) -> dict[str, Ope
         maps of several sizes counts with the largest. A size that the stride does not divide is taken up to the next
         multiple: 7x7 at stride 2 as 8x8, with as many outputs as a padded convolution has.
 
+    Raises:
+        InputError: no parameter has two dimensions.
+
     Cost: one forward pass on the inputs.
 
     Example:
@@ -162,8 +165,8 @@ def operators(network: nn.Module, inputs: Inputs | None = None) -> dict[str, Ope
         >>> round(operator_norm(torch.ones(4, 1, 3, 3), **found["0.weight"]), 6)
         10.0
     """
-    kept = set(state(network))
-    names = {id(parameter): name for name, parameter in network.named_parameters() if name in kept}
+    weights = {name for layer in linear_layers(network) for name in layer.params}
+    names = {id(parameter): name for name, parameter in network.named_parameters() if name in weights}
     found: dict[str, Operator] = {}
     convolutions: list[tuple[str, _ConvNd]] = []
     for path, module in network.named_modules(remove_duplicate=False):
@@ -174,7 +177,7 @@ def operators(network: nn.Module, inputs: Inputs | None = None) -> dict[str, Ope
             if isinstance(module, _ConvNd) and key == "weight":
                 found.setdefault(name, _of_convolution(module))
                 convolutions.append((name, module))
-            elif parameter.ndim == 2 and not isinstance(module, _ConvNd):
+            elif parameter.ndim == 2:
                 found.setdefault(name, {})
     sizes = {} if inputs is None or not convolutions else _map_sizes(network, inputs, convolutions)
     for name, size in sizes.items():
