@@ -17,19 +17,23 @@ _HOME = {
     "Layer": "params",
     "MEASURES": "measures",
     "Measurement": "measures",
+    "Paths": "probes",
     "Recipe": "training",
     "Robustness": "probes",
     "Run": "training",
     "RunError": "errors",
     "Study": "study",
+    "Valley": "probes",
     "build": "networks",
     "distances": "probes",
     "layers": "params",
     "load": "data",
     "measurements": "measures",
+    "path": "probes",
     "robustness": "probes",
     "snapshot": "params",
     "train": "training",
+    "valley": "probes",
     "write_report": "report",
 }
 
@@ -42,20 +46,24 @@ __all__ = [
     "InputError",
     "Layer",
     "Measurement",
+    "Paths",
     "Recipe",
     "Robustness",
     "Run",
     "RunError",
     "Study",
+    "Valley",
     "__version__",
     "build",
     "distances",
     "layers",
     "load",
     "measurements",
+    "path",
     "robustness",
     "snapshot",
     "train",
+    "valley",
     "write_report",
 ]
 
@@ -66,7 +74,7 @@ if TYPE_CHECKING:
     from shaketable.measures import MEASURES, Measurement, measurements
     from shaketable.networks import build
     from shaketable.params import Layer, layers, snapshot
-    from shaketable.probes import Robustness, distances, robustness
+    from shaketable.probes import Paths, Robustness, Valley, distances, path, robustness, valley
     from shaketable.report import write_report
     from shaketable.study import Study
     from shaketable.training import Recipe, Run, train
