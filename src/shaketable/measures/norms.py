@@ -137,7 +137,7 @@ def squared_distance_to_init(study: Study, parameters: Literal["weight", "all"] 
     if parameters not in ("weight", "all"):
         raise InputError(f"unknown parameters={parameters!r}; use 'weight' or 'all'.")
     found = _linear(study) if parameters == "weight" else layers(study.network, "module", study.example_inputs())
-    table = _table(found, lambda layer: sum(_frobenius(_change(study, name)) ** 2 for name in layer.params), study)
+    table = _table(found, lambda layer: sum(_squared(_change(study, name)) for name in layer.params), study)
     return from_value(math.fsum(table["value"]), table)
 
 
@@ -241,6 +241,12 @@ def _frobenius(tensor: Tensor) -> float:
     """The Frobenius norm in float64, without overflow of the squares."""
     scale = float(tensor.abs().max()) if tensor.numel() else 0.0
     return scale * float(torch.linalg.vector_norm(tensor.double() / scale)) if scale else 0.0
+
+
+def _squared(tensor: Tensor) -> float:
+    """The squared Frobenius norm in float64, infinite where it is no float."""
+    norm = _frobenius(tensor)
+    return norm * norm
 
 
 def _spectral_norm(study: Study, operator: Operator) -> Callable[[str, Tensor], float]:

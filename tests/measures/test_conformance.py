@@ -1,0 +1,204 @@
+"""What holds for every measure that there is: new ones are tested here as soon as they are found by their name."""
+
+import inspect
+import math
+from functools import cache
+
+import pytest
+import torch
+from torch import nn
+
+from shaketable.measures import MEASURES, Measure, Measurement
+from shaketable.params import snapshot
+from shaketable.study import Study
+
+EVERY = pytest.mark.parametrize("measure", MEASURES.values(), ids=list(MEASURES))
+GOLDEN = {
+    "generalization_error": 5 / 17,
+    "product_of_frobenius_norms": 21.568042129879636,
+    "product_of_spectral_norms": 14.46410681711211,
+    "squared_distance_to_init": 2.9342503618724125,
+    "number_of_parameters": 179,
+    "sum_of_spectral_norms": 604.1980977598947,
+}
+"""Values on the study below, as they were when each was added; a change of one raises the measure's version."""
+CHANGES = {"batch_size": 4, "batch": 4}
+"""Arguments that may change the memory that a measure takes, and nothing else."""
+
+
+class Toy(nn.Module):
+    """Convolutions, one with stride 2, a normalisation, a branch, a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3)  # registered first, runs last
+        self.conv1, self.norm = nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3)
+        self.conv2, self.skip = nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Conv2d(3, 4, 1, stride=2)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, inputs):
+        x = self.norm(self.conv1(inputs)).relu()
+        x = (self.conv2(x) + self.skip(x)).relu()
+        return self.head(self.dropout(x.mean((2, 3))))
+
+
+@cache
+def weights(seed: int) -> dict[str, torch.Tensor]:
+    """Initial weights, from a seed."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = snapshot(Toy())
+    for name, tensor in drawn.items():
+        if name.startswith("norm."):
+            continue  # as made: 1 and 0
+        fan_in = max(1, tensor[0].numel())
+        drawn[name] = torch.randn(tensor.shape, generator=generator) / math.sqrt(fan_in)
+    return drawn
+
+
+def study(**without: None) -> Study:
+    """A toy without an error on 23 training examples, and with some on 17 test examples."""
+    generator = torch.Generator().manual_seed(5)
+    init, move = weights(0), weights(1)
+    final = {name: init[name] if name.startswith("norm.") else init[name] + 0.5 * move[name] for name in init}
+    train, test = (torch.randn(count, 1, 6, 6, generator=generator) for count in (23, 17))
+    network = Toy().eval()
+    network.load_state_dict(final)
+    with torch.no_grad():
+        right, wrong = network(train).argmax(1), network(test).argmax(1)
+    wrong[::4] = (wrong[::4] + 1) % 3
+    given = {"init": init, "train": (train, right), "test": (test, wrong)} | without
+    return Study(network, final=final, **given)  # pyright: ignore[reportArgumentType]
+
+
+@cache
+def found(name: str) -> Measurement:
+    """A measure of the whole study, with its default arguments."""
+    return MEASURES[name](study())
+
+
+@EVERY
+def test_a_measure_has_the_value_that_it_had_when_it_was_added(measure: Measure):
+    assert measure.name in GOLDEN, f"add the value of {measure.name} on this study to GOLDEN: {found(measure.name)}"
+    assert found(measure.name).status == "ok", found(measure.name).reason
+    assert found(measure.name).value == pytest.approx(GOLDEN[measure.name], rel=1e-5)
+
+
+@EVERY
+def test_a_measure_carries_its_name_a_finite_number_and_its_logarithm(measure: Measure):
+    value, log_value = found(measure.name).value, found(measure.name).log_value
+    assert found(measure.name).name == measure.name
+    assert value is not None
+    assert math.isfinite(value)
+    assert log_value == (pytest.approx(math.log(value), abs=1e-12) if value > 0 else -math.inf if value == 0 else None)
+
+
+@EVERY
+def test_a_measure_that_was_drawn_says_how_often_and_how_exactly(measure: Measure):
+    assert (found(measure.name).draws is None) == (found(measure.name).stderr is None)
+
+
+@EVERY
+def test_the_terms_of_a_measure_are_a_row_a_layer_in_forward_order(measure: Measure):
+    table = found(measure.name).layers
+    if table is None:
+        pytest.skip("has no terms")
+    assert {"layer", "position", "kind", "parameters"} <= set(table.columns)
+    order = ["conv1", "norm", "conv2", "skip", "head"]
+    assert table["layer"].to_list() == [name for name in order if name in table["layer"].to_list()]
+    assert table["position"].to_list() == list(range(len(table)))
+
+
+@EVERY
+def test_a_measure_leaves_weights_hooks_modes_and_the_global_random_state_alone(measure: Measure):
+    given = study()
+    given.network.dropout.eval()
+    before, state = snapshot(given.network), torch.get_rng_state()
+    final = {name: tensor.clone() for name, tensor in given.final.items()}
+    flags = [parameter.requires_grad for parameter in given.network.parameters()]
+    measure(given)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in snapshot(given.network).items())
+    assert all(torch.equal(tensor, final[name]) for name, tensor in given.final.items())
+    assert [parameter.requires_grad for parameter in given.network.parameters()] == flags
+    assert all(parameter.grad is None for parameter in given.network.parameters())
+    for module in given.network.modules():
+        assert not module.training
+        assert not any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks))
+
+
+@EVERY
+def test_a_measure_of_a_network_that_was_put_into_training_mode_leaves_it_there_with_the_same_number(measure: Measure):
+    given = study()
+    given.network.train()
+    again = measure(given)
+    assert all(module.training for module in given.network.modules())
+    assert again.value == found(measure.name).value
+    assert int(given.network.norm.num_batches_tracked) == 0
+
+
+@EVERY
+def test_a_measure_repeats_exactly_whatever_the_global_random_state(measure: Measure):
+    with torch.random.fork_rng():
+        torch.manual_seed(12345)
+        again = measure(study())
+    first = found(measure.name)
+    assert (again.value, again.log_value, again.stderr, again.draws) == (
+        first.value,
+        first.log_value,
+        first.stderr,
+        first.draws,
+    )
+    assert (again.layers is None) == (first.layers is None)
+    assert again.layers is None or first.layers is None or again.layers.equals(first.layers)
+
+
+@EVERY
+def test_a_measure_does_not_depend_on_how_data_are_batched(measure: Measure):
+    accepted = inspect.signature(measure).parameters
+    batching = [name for name in CHANGES if name in accepted]
+    if not batching:
+        pytest.skip("has no batches")
+    for size in (1, 4, 23, 1000):
+        again = measure(study(), **dict.fromkeys(batching, size))
+        assert again.value == pytest.approx(found(measure.name).value, rel=1e-12)
+
+
+@EVERY
+def test_what_a_measure_needs_and_what_is_not_there_is_a_row_with_a_status_and_a_reason(measure: Measure):
+    for need in measure.needs:
+        missing = measure(study(**{need: None}))
+        assert (missing.value, missing.log_value, missing.status) == (None, None, "unavailable")
+        assert need in str(missing.reason)
+
+
+@EVERY
+def test_what_a_measure_does_not_need_may_be_missing(measure: Measure):
+    without = {need: None for need in ("init", "train") if need not in measure.needs}
+    if "test" not in measure.needs and "train" in measure.needs:
+        without["test"] = None  # one of the two shows the sizes of the maps
+    again = measure(study(**without))
+    assert again.status == "ok", again.reason
+    assert again.value == found(measure.name).value
+
+
+@EVERY
+def test_a_measure_is_documented_with_an_example(measure: Measure):
+    text = inspect.getdoc(measure.function) or ""
+    assert measure.about == text.partition("\n")[0]
+    assert len(measure.about) < 100
+    assert measure.about.endswith(".")
+    sections = ["Args:", "Returns:", "Cost:", "Example:", "References:"]
+    places = [text.find(f"\n{section}") for section in sections]
+    assert -1 not in places, f"lacks {[name for name, place in zip(sections, places, strict=True) if place < 0]}"
+    assert places == sorted(places)
+    for argument in list(inspect.signature(measure).parameters):
+        assert f"{argument}:" in text or f"{argument}," in text, f"{argument} is not explained"
+
+
+@EVERY
+def test_a_measure_has_a_symbol_of_its_own_a_direction_and_a_paper(measure: Measure):
+    assert [other.symbol for other in MEASURES.values()].count(measure.symbol) == 1
+    assert measure.direction in ("lower", "higher")
+    assert measure.version >= 1
+    assert measure.paper
+    assert MEASURES[measure.name] is measure
