@@ -225,8 +225,10 @@ class Engine:
                     done.append((stop - start, answers))
             return done
 
-        # a copy cannot stand for what goes to the loop, and autocast is known to one thread alone: the caller's
+        # a copy cannot stand for what goes to the loop, state of the process is for one thread at a time, and autocast is
+        # known to one thread alone: the caller's
         alone = any(self._levels.routes.get(names) == "loop" for names in by_layer) or torch.is_autocast_enabled("cpu")
+        alone |= self._levels.alone
         self._running = True
         try:
             for done in self._spread(work, [(a, min(a + size, total)) for a in range(0, total, size)], alone):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from shaketable.engine.memory import is_out_of_memory
 from shaketable.engine.replay import Replay
 from shaketable.engine.replica import Replica, Unsuitable
-from shaketable.engine.variants import Combination, Variant, tensors_of_variant
+from shaketable.engine.variants import Combination, Variant, shares_terms, tensors_of_variant
 from shaketable.errors import RunError
 from shaketable.forward import Inputs, evaluation_mode, forward, map_inputs, tensors_of
 from shaketable.params import Params
@@ -85,6 +85,12 @@ class Levels:
     def replays(self) -> bool:
         """Whether there is anything but the loop."""
         return self.workers[0].replay is not None
+
+    @property
+    def alone(self) -> bool:
+        """Whether the network uses state that threads would share, as far as was seen."""
+        replay = self.workers[0].replay
+        return replay is not None and replay.alone
 
     def looped(self, variant: Variant, inputs: Inputs, own: bool = False) -> Tensor:
         """The reference: the variant runs the whole network on all of the batch.
@@ -383,9 +389,11 @@ class Batch:
         route = self._route(names)
         if route in ("fused", "bfloat16") and self._ready(route) is None:
             route = "replay"
-        step = together if route == "vmap" else 1
+        step, few = together if route == "vmap" else 1, not shares_terms(variants)
         for start in range(0, len(variants), step):
             some = variants[start : start + step]
+            if few:
+                some = [tensors_of_variant(variant) for variant in some]
             found = self._several(some, route)
             for number, variant in enumerate(some):
                 if found is None:  # what replay's copy of the modules does not carry, no copy does

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shaketable.engine.replica import Replica, Unsuitable
@@ -57,18 +58,43 @@ class _Call:
 
 
 class _Reads(TorchDispatchMode):
-    """Tells who reads which parameter, below all of Python: also a parent that reads its child's."""
+    """Tells who reads which parameter, below all of Python: also a parent that reads its child's; and what is made."""
 
-    def __init__(self, names: Mapping[int, str], read: Callable[[str], None]) -> None:
+    def __init__(self, names: Mapping[int, str], read: Callable[[str], None], pass_on: "_PassedOn") -> None:
         super().__init__()
-        self._names, self._read = names, read
+        self._names, self._read, self._pass_on = names, read, pass_on
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        for value in (*args, *(kwargs or {}).values()):
-            for item in value if isinstance(value, list | tuple) else (value,):
-                if isinstance(item, Tensor) and (name := self._names.get(id(item))) is not None:
-                    self._read(name)
-        return func(*args, **(kwargs or {}))
+        used = [item for value in (*args, *(kwargs or {}).values()) for item in _items(value)]
+        for tensor in used:
+            if (name := self._names.get(id(tensor))) is not None:
+                self._read(name)
+        found = func(*args, **(kwargs or {}))
+        self._pass_on.operation(used, _items(found))
+        return found
+
+
+class _PassedOn:
+    """Whether module calls pass tensors on other than by returning them: by global state, which threads would share."""
+
+    def __init__(self) -> None:
+        self.secretly = False
+        self._made: list[set[int]] = [set()]  # identities of tensors, by the call in progress that made them
+        self._hidden: set[int] = set()  # made in a call that ended, and not returned
+
+    def operation(self, used: Sequence[Tensor], made: Sequence[Tensor]) -> None:
+        self.secretly |= any(id(tensor) in self._hidden for tensor in used)
+        new = {id(tensor) for tensor in made} - {id(tensor) for tensor in used}
+        self._hidden -= new  # an identity may be used again
+        self._made[-1] |= new
+
+    def begin(self) -> None:
+        self._made.append(set())
+
+    def end(self, returned: Sequence[Any]) -> None:
+        made, out = self._made.pop(), {id(leaf) for leaf in returned}
+        self._hidden |= made - out
+        self._made[-1] |= made & out
 
 
 class Replay:
@@ -90,12 +116,15 @@ class Replay:
         self._stateful: tuple[nn.Module, ...] = ()
         self._basis: dict[tuple[int, int], tuple[Params, Tensor]] = {}
         self._mode, self._tick = "plain", 0
+        # Whether it uses state that threads share; the cache of torch's parametrizations belongs to the whole process.
+        self.alone = any(map(parametrize.is_parametrized, network.modules()))
         self._watched = (
             True  # whether random numbers are drawn shows in the first pass; later others may draw meanwhile
         )
         self._inputs: Inputs = ()
         self._given: Inputs | None = None  # what each pass gets, unless the network writes its inputs
         self._logits = torch.empty(0)
+        self._passed = _PassedOn()
         self._ids = {id(tensor): name for name, tensor in self.replica.base.items()}
         prefixes = {id(module): path for path, module in self.replica.network.named_modules()}
         self._below: list[frozenset[str]] = []
@@ -182,15 +211,17 @@ class Replay:
     def _record(self) -> Tensor:
         replica = self.replica
         self._calls, self._first, self._tick, self._stack, self._counts = [], {}, 0, [], {}
+        self._passed = _PassedOn()
         before = [attributes_of(module) for module in replica.modules]
         random = _random_states() if self._watched else []
         self._given = given = map_inputs(torch.clone, self._inputs)
         self._mode = "record"
         try:
-            with torch.no_grad(), _Reads(self._ids, self._read):
+            with torch.no_grad(), _Reads(self._ids, self._read, self._passed):
                 logits = forward(replica.network, given)
         finally:
             self._mode = "plain"
+        self.alone |= self._passed.secretly
         self._refuse_writes()
         if self._watched and not all(map(torch.equal, random, _random_states())):
             raise Unsuitable("it draws random numbers in evaluation mode")
@@ -232,19 +263,24 @@ class Replay:
         call.given = _versions(call.args)
         attributes = [attributes_of(module) for module in self._stateful]
         self._stack.append(call)
+        self._passed.begin()
         for leaf in call.args:
             if (name := self._ids.get(id(leaf))) is not None:
                 self._read(name)  # handed over as an argument
+        leaves: list[Any] = []
         try:
             output = original(*args, **kwargs)
+            plain = _flatten(output, leaves)
         finally:
             self._stack.pop()
+            self._passed.end(leaves)
         self._tick += 1
         call.end, call.next = self._tick, len(self._calls)
         again: list[Any] = []
         _flatten((args, kwargs), again)
         call.reusable = (
             seen_through
+            and plain
             and call.key not in self._never
             and _same(again, call.args)
             and _unwritten(call.given)
@@ -253,8 +289,6 @@ class Replay:
         )
         call.copied = call.key in self._copied
         call.output = _mapped(output, torch.clone) if call.copied else output
-        leaves: list[Any] = []
-        call.reusable = _flatten(output, leaves) and call.reusable
         call.returned = _versions(leaves)
         return output
 
@@ -384,6 +418,11 @@ class Replay:
             total = kept[1] * weight if total is None else total.add_(kept[1], alpha=weight)
         assert total is not None
         return total
+
+
+def _items(value: Any) -> list[Tensor]:
+    """The tensors among an operation's arguments or results."""
+    return [item for item in (value if isinstance(value, list | tuple) else (value,)) if isinstance(item, Tensor)]
 
 
 def _itself(tensor: Tensor) -> Tensor:
