@@ -3,7 +3,7 @@
 from shaketable.engine.engine import Engine
 from shaketable.engine.levels import Level, Precision
 from shaketable.engine.questions import Decision, Estimate, decide, errors
-from shaketable.engine.search import Found, critical_magnitude, minimum_ratio, run
+from shaketable.engine.search import Found, critical_magnitude, minimum_ratio, minimum_value, run
 from shaketable.engine.variants import Combination, Variant
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "decide",
     "errors",
     "minimum_ratio",
+    "minimum_value",
     "run",
 ]

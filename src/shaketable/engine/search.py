@@ -1,8 +1,10 @@
 """Searches over magnitudes: few tests instead of a grid, and many searches through each batch of data together."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+import math
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 from shaketable.data import Data
 from shaketable.engine.decisions import share
@@ -15,6 +17,8 @@ from shaketable.identity import seed_from
 Point = tuple[float, ...]
 Search = Generator[Point, bool, "Found"]
 """Yields a point to test, is sent whether the condition holds there, and returns what it found."""
+Key = TypeVar("Key", bound=Hashable)
+Answers = Callable[[], list[Decision]]
 
 
 @dataclass(frozen=True)
@@ -91,23 +95,50 @@ def minimum_ratio(alphas: Sequence[float], sigmas: Sequence[float], beyond: int 
     alphas, sigmas = _ascending(alphas, "alphas"), _ascending(sigmas, "sigmas")
     if alphas[0] < 0 or sigmas[0] <= 0:
         raise InputError("alphas must be at least 0 and sigmas above 0.")
+    ways = [[(alpha, sigma) for sigma in (sigmas if alpha else sigmas[:1])] for alpha in alphas]
+    return minimum_value(ways, lambda point: point[0] / point[1], beyond)
+
+
+def minimum_value(
+    ways: Sequence[Sequence[Point]],
+    value: Callable[[Point], float],
+    beyond: int = 2,
+    below: float = math.inf,
+) -> Search:
+    """The smallest value of a point at which a condition holds, over several ways on which the value falls.
+
+    One test a way tells whether it can beat the best so far: at its first point that would. Only where that holds is the
+    last such point bisected. Assumes for each way that what holds at a point holds at the earlier ones; the next ``beyond``
+    ones are tested to notice where it does not.
+
+    Args:
+        ways: points in order, from where the condition is likely to hold to where it is not.
+        value: of a point, at least 0; it falls along each way.
+        beyond: how many points are tested behind the last one found.
+        below: only values smaller than this are sought.
+
+    Returns: a :data:`Search`. It ends early at a value of 0.
+
+    Cost: about one test a way, and a bisection for the few that can win.
+    """
     tested: dict[Point, bool] = {}
     best: Point | None = None
-    for alpha in alphas:
-        winning = sigmas if best is None else [s for s in sigmas if alpha / s < best[0] / best[1]]
+    lowest = below
+    for way in ways:
+        winning = [point for point in way if value(point) < lowest]
         if not winning:
             continue
-        points = [(alpha, sigma) for sigma in (winning[:1] if alpha == 0 else winning)]
-        found = yield from _last_that_holds(points, tested, beyond, first=True)
+        found = yield from _last_that_holds(winning, tested, beyond, first=True)
         if found is not None:
-            best = points[found]
-        if best is not None and best[0] == 0:
+            best = winning[found]
+            lowest = value(best)
+        if lowest == 0:
             break
     monotone = True
-    for alpha in alphas:
-        answers = [holds for (a, _), holds in sorted(tested.items()) if a == alpha]
+    for way in ways:
+        answers = [tested[point] for point in way if point in tested]
         monotone &= answers == sorted(answers, reverse=True)
-    return Found(best, None if best is None else best[0] / best[1], tuple(tested.items()), monotone)
+    return Found(best, None if best is None else lowest, tuple(tested.items()), monotone)
 
 
 def _last_that_holds(
@@ -148,7 +179,7 @@ def _last_that_holds(
 
 def run(
     engine: Engine,
-    searches: Mapping[str, tuple[Search, Callable[[Point], Sequence[Variant]]]],
+    searches: Mapping[Key, tuple[Search, Callable[[Point], Sequence[Variant]]]],
     data: Data,
     bound: float,
     *,
@@ -157,7 +188,8 @@ def run(
     exact: bool = False,
     seed: int = 0,
     advance: Callable[[int], object] = lambda searches: None,
-) -> dict[str, Found]:
+    remember: Callable[[int, Answers], list[Decision]] = lambda number, ask: ask(),
+) -> dict[Key, Found]:
     """Run searches together: each round asks one question of each, and every batch is prefixed once for all of them.
 
     Args:
@@ -171,14 +203,16 @@ def run(
             split evenly over its questions, and an order of its own, drawn after they were chosen.
         seed: of the orders.
         advance: called with the number of searches that ended, after each round.
+        remember: given the number of a round and what asks its questions, returns the answers: those of an earlier run where
+            they were kept. The same searches with the same arguments ask the same questions.
 
     Returns: what each search found.
     """
-    waiting: dict[str, Point] = {}
-    found: dict[str, Found] = {}
-    decisions: dict[str, list[Decision]] = {name: [] for name in searches}
+    waiting: dict[Key, Point] = {}
+    found: dict[Key, Found] = {}
+    decisions: dict[Key, list[Decision]] = {name: [] for name in searches}
 
-    def step(name: str, answer: bool | None) -> None:
+    def step(name: Key, answer: bool | None) -> None:
         """Send a search its answer, and note its next point or its end."""
         search = searches[name][0]
         try:
@@ -194,16 +228,20 @@ def run(
     while waiting:
         number += 1
         names = list(waiting)
-        answers = decide(
-            engine,
-            [searches[name][1](waiting[name]) for name in names],
-            data,
-            bound,
-            quantity=quantity,
-            failure=share(failure, number),
-            exact=exact,
-            seed=seed_from(seed, "round", number),
-        )
+
+        def ask(number: int = number, names: Sequence[Key] = names) -> list[Decision]:
+            return decide(
+                engine,
+                [searches[name][1](waiting[name]) for name in names],
+                data,
+                bound,
+                quantity=quantity,
+                failure=share(failure, number),
+                exact=exact,
+                seed=seed_from(seed, "round", number),
+            )
+
+        answers = remember(number, ask)
         before = len(found)
         for name, answer in zip(names, answers, strict=True):
             decisions[name].append(answer)

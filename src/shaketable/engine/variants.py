@@ -85,6 +85,12 @@ def tensors_of_variant(variant: Variant) -> Params:
     return variant.tensors() if isinstance(variant, Combination) else variant
 
 
+def shares_terms(variants: Sequence[Variant]) -> bool:
+    """Whether running each term once is less work than running each variant: fewer terms than variants."""
+    terms = {id(params) for variant in variants if isinstance(variant, Combination) for _, params in variant.terms}
+    return bool(terms) and len(terms) < len(variants)
+
+
 def check(variants: Sequence[Variant], base: Params) -> None:
     """One error for a variant that is none of the base network.
 

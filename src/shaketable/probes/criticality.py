@@ -1,0 +1,484 @@
+"""Module criticality: how near to its init, and in how wide a valley, each layer could stand with little error."""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import polars as pl
+import torch
+
+from shaketable.data import Data
+from shaketable.engine import Decision, Engine, Found, Level, Precision, Variant, minimum_ratio, run
+from shaketable.errors import InputError, RunError
+from shaketable.evaluate import Sums
+from shaketable.identity import generator_from
+from shaketable.params import Grouping, Layer, Params
+from shaketable.probes.cells import Cell, Cells
+from shaketable.probes.moves import Move, Parameters, move_of, moved_layers, stuck
+from shaketable.probes.stored import Result, check_whole, facts_of, stored, time_taken
+from shaketable.progress import progress
+from shaketable.study import Study
+
+Threshold = Literal["absolute", "increase", "ratio"]
+THRESHOLDS = ("absolute", "increase", "ratio")
+ALPHAS = tuple(step / 20 for step in range(21))
+"""0, 0.05, ... 1."""
+SIGMAS = tuple(10.0 ** (step / 40 - 4) for step in range(161))
+"""From 1e-4 to 1, 40 in each power of ten: neighbours differ by 5.9%, and their criticality by 12%."""
+PROBED = 512
+"""Examples on which the spread over draws is measured for the standard error."""
+VERSION = 1
+INFEASIBLE = "its error exceeds the bound even at alpha = 1 and the smallest sigma; raise epsilon or add smaller sigmas"
+STILL = "its init equals its final weights: it did not move"
+SCHEMA = {
+    "layer": pl.String,
+    "position": pl.Int64,
+    "kind": pl.String,
+    "parameters": pl.Int64,
+    "epsilon": pl.Float64,
+    "bound": pl.Float64,
+    "criticality": pl.Float64,
+    "criticality_stderr": pl.Float64,
+    "alpha": pl.Float64,
+    "sigma": pl.Float64,
+    "distance": pl.Float64,
+    "error": pl.Float64,
+    "error_stderr": pl.Float64,
+    "pac_bayes": pl.Float64,
+    "pac_bayes_stderr": pl.Float64,
+    "pac_bayes_sigma": pl.Float64,
+    "draws": pl.Int64,
+    "examples": pl.Int64,
+    "tests": pl.Int64,
+    "outcomes": pl.Int64,
+    "monotone": pl.Boolean,
+    "status": pl.String,
+    "reason": pl.String,
+}
+
+
+class Criticality(Result):
+    """The table of module criticality, with what it rests on.
+
+    Attributes:
+        table: one row per layer and epsilon. ``criticality`` (>= 0, ``criticality_stderr``) was found at ``alpha`` and
+            ``sigma``; ``distance`` is the Frobenius norm of final - init; ``bound`` what the error may be; ``error`` is the
+            mean over draws there, on at most 512 examples, with its standard error over draws. ``pac_bayes`` is the same at
+            alpha = 1. ``draws`` of the noise; ``examples``: the most that an answer used; ``tests``: how many points were
+            tested; ``outcomes``: pairs of an example and a draw that were evaluated. ``monotone`` is False where the error
+            fell again behind a point at which it was too large. ``status`` is ``"ok"``, ``"infeasible"`` (the bound is
+            exceeded even at alpha = 1 and the smallest sigma) or ``"unavailable"``, with a ``reason``.
+        provenance: what, with which arguments, versions, seeds and hashes.
+    """
+
+    NAME: ClassVar[str] = "criticality"
+
+    def summary(self) -> pl.DataFrame:
+        """Network criticality and PAC-Bayes, the sums over layers: one row per epsilon.
+
+        Returns: ``epsilon``, ``bound``, ``network_criticality`` and ``pac_bayes`` (null where a layer has none), each with
+            ``_stderr`` (the root of the sum of squares of those that are known), ``layers``, ``without`` (how many layers
+            have no number), ``most_critical`` (the layer with the largest criticality).
+
+        References: Chatterji, Neyshabur, Sedghi, 2020, equation 2 and table 1.
+        """
+        missing = pl.col("criticality").null_count()
+        columns = [pl.col("bound").first()]
+        for value, name in (("criticality", "network_criticality"), ("pac_bayes", "pac_bayes")):
+            spread = pl.col(f"{value}_stderr").pow(2).sum().sqrt()
+            columns += [
+                pl.when(pl.col(value).null_count() == 0).then(pl.col(value).sum()).alias(name),
+                pl.when(pl.col(value).null_count() == 0).then(spread).alias(f"{name}_stderr"),
+            ]
+        largest = pl.col("layer").sort_by("criticality", descending=True, nulls_last=True).first()
+        columns += [pl.len().alias("layers"), missing.alias("without"), largest.alias("most_critical")]
+        return self.table.group_by("epsilon", maintain_order=True).agg(columns)
+
+    def splits(self) -> list[str]:
+        """The split that was measured."""
+        return [self.provenance["split"]]
+
+    def plot(self, **arguments: Any) -> Any:
+        """Bars of the criticality of each layer; see :func:`shaketable.plots.criticality_bars`."""
+        from shaketable.plots import criticality_bars
+
+        return criticality_bars(self.table, **arguments)
+
+
+def criticality(
+    study: Study,
+    by: Grouping = "module",
+    *,
+    epsilon: float | Sequence[float] = 0.1,
+    threshold: Threshold = "absolute",
+    quantity: Literal["error", "loss"] = "error",
+    alphas: Sequence[float] = ALPHAS,
+    sigmas: Sequence[float] = SIGMAS,
+    draws: int = 10,
+    parameters: Parameters = "weight",
+    pac_bayes: bool = True,
+    split: str = "train",
+    failure: float = 1e-4,
+    exact: bool = False,
+    seed: int = 0,
+    level: Level = "auto",
+    precision: Precision = "auto",
+    memory: int | None = None,
+    batch_size: int | None = None,
+    store: str | Path | None = None,
+    command: str | None = None,
+) -> Criticality:
+    r"""How near to its init, and in how wide a valley, each layer could stand with a training error of at most epsilon.
+
+    .. math:: \mu_{i,\epsilon} = \min_{0 \le \alpha, \sigma \le 1} \Bigl\{ \frac{\alpha^2 \lVert\theta_i^F - \theta_i^0
+              \rVert_F^2}{\sigma^2} : \mathbb E_{u \sim \mathcal N(0, \sigma^2 I)} \bigl[L_S\bigl(f_{(1 - \alpha) \theta_i^0
+              + \alpha \theta_i^F + u,\, \Theta^F_{-i}}\bigr)\bigr] \le \epsilon \Bigr\}
+
+    for layer i with init :math:`\theta_i^0` and final weights :math:`\theta_i^F`, all other parameters :math:`\Theta_{-i}^F` as
+    trained; :math:`L_S` is the 0-1 error on the training data. The expectation is the mean over ``draws`` draws of u, the same
+    ones at every point. Network criticality is the sum over layers. With alpha = 1 alone this is the paper's "PAC Bayes".
+    Nothing is retrained; running statistics stay as trained; data are not augmented.
+
+    Args:
+        study: gives init, final weights, and training data.
+        by: ``"module"``: each convolution or linear layer; or another grouping, see :func:`shaketable.params.layers`.
+        epsilon: the bound on the error, in [0, 1]; several give a table for each (figure 5).
+        threshold: what epsilon means: ``"absolute"``: error <= epsilon; ``"increase"``: error <= clean error + epsilon;
+            ``"ratio"``: error <= (1 + epsilon) x clean error.
+        quantity: ``"error"``, or ``"loss"``: the mean cross-entropy in nats instead, decided on exact sums.
+        alphas: the grid for alpha, ascending, in [0, 1]; 0, 0.05, ... 1 by default.
+        sigmas: the grid for sigma, ascending, in (0, 1]; 1e-4 to 1 in steps of 5.9% by default.
+        draws: draws of the noise, at least 2 for a standard error.
+        parameters: ``"weight"``: the weights of linear operators alone; ``"all"``: all parameters of a layer.
+        pac_bayes: also search at alpha = 1.
+        split: the data; ``"train"`` in the paper.
+        failure: the probability that any of the answers on which a table rests is wrong, see :func:`shaketable.engine.decide`.
+        exact: certain answers only.
+        seed: of the noise and of the order of examples.
+        level, precision, memory, batch_size: of the :class:`shaketable.engine.Engine`.
+        store: a folder that keeps the answers as they come: interrupted work goes on from there, finished work is read.
+        command: what the user typed, for the report.
+
+    Returns: a :class:`Criticality`. Its numbers are at least 0; 0 where the layer may go back to its init (alpha = 0). A layer
+        that exceeds the bound even at alpha = 1 and the smallest sigma has status ``"infeasible"`` and no number; one that
+        cannot be perturbed has ``"unavailable"`` and the reason.
+
+    Raises:
+        InputError: no init, a clean error above the bound, a grid out of range or not ascending.
+
+    Warns: a layer whose init equals its final weights has criticality 0.
+
+    Cost: one pass over the data for the clean error; then for each layer about one test an alpha and eight for the best one,
+        each some hundred to some thousand pairs of an example and a draw. ``draws`` copies of the weights in memory.
+
+    Deviates: the grids are ours (the paper prints none). sigma = 0 is excluded, where the value is infinite. Biases and
+        normalisations are not perturbed by default (the paper speaks of weight matrices). The standard error is ours: the
+        spread of the error over draws divided by its slope in sigma, times the slope of the value. The one public code
+        takes any objective within 1% of its final value (``quantity="loss", threshold="ratio", epsilon=0.01``).
+
+    Example:
+        >>> network = torch.nn.Linear(2, 2, bias=False).eval()
+        >>> study = Study(network, final={"weight": 100 * torch.eye(2)}, init={"weight": -torch.eye(2)},
+        ...               train=(torch.eye(2), [0, 1]))
+        >>> row = criticality(study, draws=2).table.row(0, named=True)
+        >>> row["alpha"], row["sigma"], round(row["criticality"], 3)
+        (0.05, 1.0, 51.005)
+
+    References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality in the generalization of deep
+    networks", 2020, definition 3.1, equation 2, table 1.
+    """
+    started = time.monotonic()
+    epsilons = [epsilon] if isinstance(epsilon, int | float) else list(epsilon)
+    _check(epsilons, threshold, quantity, alphas, sigmas, draws, seed)
+    data = study.data(split)
+    engine = Engine(study.network, study.final, level=level, precision=precision, memory=memory, batch_size=batch_size)
+    lines, refused = _lines(study, by, parameters, draws, seed)
+    still = [line.layer.name for line in lines if not line.move.distance]
+    if still:
+        warnings.warn(f"init equals final in {', '.join(still)}: the criticality there is 0", stacklevel=2)
+    arguments = {
+        "layers_by": by if isinstance(by, str) else "your own",
+        "epsilon": epsilons,
+        "threshold": threshold,
+        "quantity": quantity,
+        "alphas": list(alphas),
+        "sigmas": list(sigmas),
+        "draws": draws,
+        "parameters": parameters,
+        "pac_bayes": pac_bayes,
+        "split": split,
+        "failure": failure,
+        "exact": exact,
+        "seed": seed,
+    }
+
+    def identity() -> dict[str, Any]:
+        return {
+            "probe": "criticality",
+            "version": VERSION,
+            "forward": study.forward_fingerprint,
+            "weights": study.weights_fingerprint,
+            "data": data.fingerprint(),
+            "layers": [[line.layer.name, line.layer.params] for line in (*lines, *refused)],
+            **arguments,
+        }
+
+    def measured(cells: Cells) -> Criticality:
+        clean = _clean(cells, engine, data, quantity)
+        bounds = [error_bound(clean, one, threshold, quantity) for one in epsilons]
+        rows: list[Cell] = []
+        for one, bound in zip(epsilons, bounds, strict=True):
+            searches = Searches(engine, data, bound, quantity, alphas, sigmas, pac_bayes, failure, exact, seed)
+            rows += _rows(searches, one, lines, refused, cells)
+        found = facts_of(study, {split: data}, **arguments, clean=clean, command=command, engine=engine.choice)
+        table = pl.DataFrame([dict.fromkeys(SCHEMA) | row for row in rows], schema=SCHEMA)
+        return Criticality(table.sort("epsilon", "position"), found | time_taken(started))
+
+    return stored(Criticality, store, identity, measured, command)
+
+
+def _rows(
+    searches: "Searches", epsilon: float, lines: Sequence["Line"], refused: Mapping["Line", str], cells: Cells
+) -> list[Cell]:
+    """The rows of one bound."""
+    moved = {line.layer.name: line for line in lines if line.move.distance}
+
+    def remember(number: int, ask: Callable[[], list[Decision]]) -> list[Decision]:
+        key = f"epsilon {epsilon} round {number}"
+        kept = cells.get(key, lambda: {"decisions": [vars(decision) for decision in ask()]})
+        return [Decision(**decision) for decision in kept["decisions"]]
+
+    valley, final = searches.found(list(moved.values()), remember)
+    spread = {}
+    for kind, found in (("valley", valley), ("final", final)):
+        points = {name: (one.point[0], one.point[1]) for name, one in found.items() if one.point is not None}
+        key = f"epsilon {epsilon} spread {kind}"
+        spread[kind] = cells.get(key, lambda points=points: {"spread": searches.spread(points, moved)})["spread"]
+    rows = []
+    for line in lines:
+        facts = _facts(line, epsilon, searches.bound)
+        if not line.move.distance:
+            zero = {"criticality": 0.0, "alpha": 0.0, "distance": 0.0, "status": "ok", "reason": STILL}
+            rows.append(facts | zero | ({"pac_bayes": 0.0} if searches.pac_bayes else {}))
+            continue
+        name = line.layer.name
+        both = [valley[name], *([final[name]] if name in final else [])]
+        decisions = [decision for one in both for decision in one.decisions]
+        rows.append(
+            facts
+            | {"distance": line.move.distance, "draws": len(line.noise)}
+            | _values(valley[name], spread["valley"].get(name), line.move.distance, "criticality")
+            | (
+                _values(final[name], spread["final"].get(name), line.move.distance, "pac_bayes")
+                if name in final
+                else {}
+            )
+            | {
+                "examples": max(decision.examples for decision in decisions),
+                "tests": len(decisions),
+                "outcomes": sum(decision.outcomes for decision in decisions),
+                "monotone": all(one.monotone for one in both),
+            }
+        )
+    for line, reason in refused.items():
+        rows.append(_facts(line, epsilon, searches.bound) | {"status": "unavailable", "reason": reason})
+    return rows
+
+
+def _facts(line: "Line", epsilon: float, bound: float) -> Cell:
+    """What a row says before anything is measured."""
+    layer, size = line.layer, sum(line.move.final[name].numel() for name in line.move.names)
+    named = {"layer": layer.name, "position": line.position, "kind": layer.kind, "parameters": size}
+    return named | {"epsilon": epsilon, "bound": bound, "status": "ok"}
+
+
+def _values(found: Found, spread: Sequence[float | None] | None, distance: float, what: str) -> Cell:
+    """The numbers of a search: the value with its standard error, and where it was found."""
+    prefix = "" if what == "criticality" else f"{what}_"
+    if found.point is None:
+        if what == "pac_bayes":
+            return {}
+        return {"status": "infeasible", "reason": INFEASIBLE}
+    alpha, sigma = found.point
+    value = (alpha * distance / sigma) ** 2
+    numbers: Cell = {what: value, f"{prefix}sigma": sigma}
+    if what == "criticality":
+        numbers["alpha"] = alpha
+    if spread is None:
+        return numbers
+    mean, deviation, slope = spread
+    if what == "criticality":
+        numbers |= {"error": mean, "error_stderr": deviation}
+    if deviation is not None and slope is not None and slope > 0:
+        numbers[f"{what}_stderr"] = 2 * value / sigma * deviation / slope
+    return numbers
+
+
+def _clean(cells: Cells, engine: Engine, data: Data, quantity: str) -> float:
+    """The error (or loss) of the trained network."""
+
+    def measure() -> Cell:
+        sums = engine.sums([{}], data)[0]
+        if sums.not_finite:
+            raise RunError(f"{sums.not_finite} training examples have NaN or infinite logits with the final weights.")
+        return {"error": sums.error, "loss": sums.mean_loss}
+
+    return cells.get("clean", measure)[quantity]
+
+
+def _check(
+    epsilons: Sequence[float],
+    threshold: str,
+    quantity: str,
+    alphas: Sequence[float],
+    sigmas: Sequence[float],
+    draws: int,
+    seed: int,
+) -> None:
+    """One error for an argument that is out of range."""
+    check_whole(seed=seed)
+    check_whole(1, draws=draws)
+    if threshold not in THRESHOLDS:
+        raise InputError(f"threshold={threshold!r}: use one of {', '.join(THRESHOLDS)}.")
+    if quantity not in ("error", "loss"):
+        raise InputError(f"quantity={quantity!r}: use 'error' or 'loss'.")
+    top = 1.0 if quantity == "error" and threshold != "ratio" else math.inf
+    if not epsilons or not all(isinstance(one, int | float) and 0 <= one <= top for one in epsilons):
+        raise InputError(f"epsilon={epsilons!r}: give a number from 0{' to 1' if top == 1 else ''}, or a list of such.")
+    if len(set(epsilons)) < len(epsilons):
+        raise InputError(f"epsilon={epsilons!r}: give each number once.")
+    for name, grid, lowest in (("alphas", alphas, 0.0), ("sigmas", sigmas, None)):
+        fits = all(isinstance(one, int | float) and (0 if lowest is None else -1) < one <= 1 for one in grid)
+        if not grid or not fits or (lowest == 0 and min(grid) < 0) or list(grid) != sorted(set(grid)):
+            kind = "[0, 1]" if lowest == 0 else "(0, 1] (at sigma = 0 the criticality is infinite)"
+            raise InputError(f"{name}={list(grid)[:5]}: give a grid in {kind}, ascending.")
+
+
+def error_bound(clean: float, epsilon: float, threshold: Threshold, what: str = "error") -> float:
+    """The bound that epsilon means.
+
+    Raises:
+        InputError: the clean error (or loss) is above it already.
+    """
+    bound = {"absolute": epsilon, "increase": clean + epsilon, "ratio": clean * (1 + epsilon)}[threshold]
+    if clean > bound:
+        raise InputError(
+            f"the clean training {what} is {clean:.4g}, above the bound {bound:.4g} (epsilon={epsilon:g}, "
+            f"threshold={threshold!r}): no perturbation is needed to exceed it; raise epsilon above {clean:.4g}, use "
+            "threshold='increase', or train further."
+        )
+    return bound
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """A layer on its way from init to final, and draws of noise: the same ones at every point (common random numbers)."""
+
+    position: int
+    layer: Layer
+    move: Move
+    noise: Sequence[Params]
+
+    def variants(self, alpha: float, sigma: float) -> list[Variant]:
+        """One variant a draw: (1 - alpha) init + alpha final + sigma noise."""
+        return [self.move.at(alpha, sigma, noise) for noise in self.noise]
+
+
+def _lines(
+    study: Study, by: Grouping, parameters: Parameters, draws: int, seed: int
+) -> tuple[list[Line], dict[Line, str]]:
+    """The layers that can be perturbed, and the others with the reason why not."""
+    found: list[Line] = []
+    refused: dict[Line, str] = {}
+    for position, layer in moved_layers(study, by, parameters).items():
+        move, reason = move_of(study, layer), stuck(study, layer)
+        if reason:
+            refused[Line(position, layer, move, ())] = reason
+        else:
+            noise = [move.noise(seed, "criticality", layer.name, draw) for draw in range(draws)]
+            found.append(Line(position, layer, move, noise))
+    return found, refused
+
+
+@dataclass(frozen=True)
+class Searches:
+    """The searches of one bound: of every layer's criticality and, with alpha = 1, of its PAC-Bayes term."""
+
+    engine: Engine
+    data: Data
+    bound: float
+    quantity: Literal["error", "loss"]
+    alphas: Sequence[float]
+    sigmas: Sequence[float]
+    pac_bayes: bool
+    failure: float
+    exact: bool
+    seed: int
+
+    def found(
+        self, moved: Sequence[Line], remember: Callable[[int, Callable[[], list[Decision]]], list[Decision]]
+    ) -> tuple[dict[str, Found], dict[str, Found]]:
+        """What the searches of each layer found, by its name: over all alphas, and at alpha = 1."""
+        searches = {}
+        for line in moved:
+            variants = _at(line)
+            searches["valley", line.layer.name] = (minimum_ratio(self.alphas, self.sigmas), variants)
+            if self.pac_bayes:
+                searches["final", line.layer.name] = (minimum_ratio([1.0], self.sigmas), variants)
+        with progress(f"criticality at {self.bound:.3g}", len(searches)) as advance:
+            found = run(
+                self.engine,
+                searches,
+                self.data,
+                self.bound,
+                quantity=self.quantity,
+                failure=self.failure,
+                exact=self.exact,
+                seed=self.seed,
+                advance=advance,
+                remember=remember,
+            )
+        return tuple({name: one for (k, name), one in found.items() if k == kind} for kind in ("valley", "final"))  # type: ignore[return-value]
+
+    def spread(
+        self, points: Mapping[str, tuple[float, float]], moved: Mapping[str, Line]
+    ) -> dict[str, tuple[float, float, float | None]]:
+        """At a point of each layer: the mean over draws, its standard error, and the slope of the mean in sigma.
+
+        On some of the examples, with all draws; the slope is that to the next sigma of the grid (None at the last one).
+        """
+        order = torch.randperm(len(self.data), generator=generator_from(self.seed, "spread"))[:PROBED]
+        part = self.data.subset(order.sort().values)
+        variants: list[Variant] = []
+        for name, (alpha, sigma) in points.items():
+            variants += [*moved[name].variants(alpha, sigma), *moved[name].variants(alpha, _above(sigma, self.sigmas))]
+        sums = self.engine.sums(variants, part, losses=self.quantity == "loss") if variants else []
+        found, start = {}, 0
+        for name, (_, sigma) in points.items():
+            count = len(moved[name].noise)
+            here, above = (
+                torch.tensor([self._mean(one) for one in sums[first : first + count]], dtype=torch.float64)
+                for first in (start, start + count)
+            )
+            start += 2 * count
+            step = _above(sigma, self.sigmas) - sigma
+            deviation = float(here.std()) / math.sqrt(count) if count > 1 else math.nan
+            found[name] = (float(here.mean()), deviation, float(above.mean() - here.mean()) / step if step else None)
+        return found
+
+    def _mean(self, sums: Sums) -> float:
+        return sums.error if self.quantity == "error" else sums.mean_loss
+
+
+def _at(line: Line) -> Callable[[tuple[float, ...]], list[Variant]]:
+    """The variants of a layer at a point (alpha, sigma)."""
+    return lambda point: line.variants(point[0], point[1])
+
+
+def _above(sigma: float, sigmas: Sequence[float]) -> float:
+    """The next sigma of the grid; the last one for itself."""
+    return min((other for other in sigmas if other > sigma), default=sigma)
