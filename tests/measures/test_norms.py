@@ -271,10 +271,10 @@ def test_a_squared_distance_that_is_no_float_is_a_row_with_its_reason():
 
 def test_distances_are_taken_in_float64_also_of_weights_in_half_precision():
     network = nn.Linear(100, 100, bias=False).bfloat16().eval()
-    init = {"weight": torch.full((100, 100), 256.0)}
-    study = Study(network, init=init, final={"weight": torch.full((100, 100), 258.0)})
-    assert value(squared_distance_to_init(study)) == pytest.approx(4 * 100 * 100, rel=1e-14)
-    assert value(sum_of_spectral_norms(study)) == pytest.approx(10_000 * 200, rel=1e-12)
+    init = {"weight": torch.full((100, 100), 0.5)}
+    study = Study(network, init=init, final={"weight": torch.full((100, 100), 258.0)})  # in bfloat16 258 - 0.5 is 258
+    assert value(squared_distance_to_init(study)) == pytest.approx(257.5**2 * 100 * 100, rel=1e-14)
+    assert value(sum_of_spectral_norms(study)) == pytest.approx(10_000 * 25_750, rel=1e-12)
 
 
 @pytest.mark.parametrize("measure", PRODUCTS)

@@ -95,7 +95,7 @@ def product_of_spectral_norms(study: Study, operator: Operator = "convolution") 
     References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality in the generalization of deep
     networks", 2020, table 1. Sedghi, Gupta, Long, "The singular values of convolutional layers", 2019.
     """
-    norm = _spectral_norm(study, operator)
+    found, norm = _linear(study), _spectral_norm(study, operator)
     table = _table(
         _linear(study), lambda layer: math.prod(norm(name, study.final[name]) for name in layer.params), study
     )
@@ -199,8 +199,8 @@ def sum_of_spectral_norms(study: Study, operator: Operator = "convolution") -> M
     References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality in the generalization of deep
     networks", 2020, table 1. Long, Sedghi, "Size-free generalization bounds for convolutional neural networks", 2019.
     """
-    norm = _spectral_norm(study, operator)
-    table = _table(_linear(study), lambda layer: sum(norm(name, _change(study, name)) for name in layer.params), study)
+    found, norm = _linear(study), _spectral_norm(study, operator)
+    table = _table(found, lambda layer: sum(norm(name, _change(study, name)) for name in layer.params), study)
     count = sum(parameter.numel() for parameter in study.network.parameters())
     return from_value(count * math.fsum(table["value"]), table)
 
