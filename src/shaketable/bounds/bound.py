@@ -36,6 +36,7 @@ class Bound:
         examples: the number m of training examples.
         assumptions: what it rests on. Only where none of them is "not checked" or "fails" is it proved.
         terms: what it is made of: ``name``, ``value``, ``about``.
+        draws: of noise, on which the training error rests; None where it was given as it is.
         chance: the error of guessing among equally frequent classes, where that is known.
     """
 
@@ -46,6 +47,7 @@ class Bound:
     examples: int
     assumptions: tuple[Assumption, ...]
     terms: pl.DataFrame = field(repr=False)
+    draws: int | None = None
     chance: float | None = None
 
     @property
@@ -68,14 +70,17 @@ class Bound:
         """What was bounded, for which classifier, with which probability, and what was not checked: plain sentences."""
         failed = [assumption for assumption in self.assumptions if assumption.status == "fails"]
         open_ = [assumption for assumption in self.assumptions if assumption.status == "not checked"]
-        number = f"{self.value:.4g}"
+        number = (
+            f"{math.ceil(self.value * 1e4) / 1e4:g}" if self.value < 100 else f"{self.value:.4g}"
+        )  # never rounded down
+        draws = "" if self.draws is None else f" and of {self.draws:,} draws of noise"
         unless = (
             f"This is no bound: it needs that {_listed(failed)}, which is not so. Were it so, then with"
             if failed
             else "With"
         )
         said = (
-            f"{unless} probability at least {1 - self.delta:g} over the choice of the {self.examples:,} training examples "
+            f"{unless} probability at least {1 - self.delta:g} over the choice of the {self.examples:,} training examples{draws} "
             f"the {self.subject} is at most {number} ({self.theorem})"
         )
         said += f", provided that {_listed(open_)}, which was not checked." if open_ else "."

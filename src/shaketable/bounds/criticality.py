@@ -230,6 +230,7 @@ def criticality_bound(
             *_of_form(form),
         ),
         terms=rows(terms),
+        draws=draws,
     )
 
 

@@ -51,6 +51,7 @@ def kl_inverse(error: float, divergence: float) -> float:
         return q
     if q == 0:
         return -math.expm1(-divergence)
+    q = max(q, 1e-200)  # whose quotients are floats
     # in the step p - q, where the divergence keeps all its digits however small it is
     low, high = 0.0, 1 - q
     while low < (middle := (low + high) / 2) < high:
@@ -165,6 +166,7 @@ def mcallester_bound(
         examples=examples,
         assumptions=(*common("the prior"), assumption),
         terms=rows(terms),
+        draws=draws,
     )
 
 
