@@ -96,9 +96,7 @@ def product_of_spectral_norms(study: Study, operator: Operator = "convolution") 
     networks", 2020, table 1. Sedghi, Gupta, Long, "The singular values of convolutional layers", 2019.
     """
     found, norm = _linear(study), _spectral_norm(study, operator)
-    table = _table(
-        _linear(study), lambda layer: math.prod(norm(name, study.final[name]) for name in layer.params), study
-    )
+    table = _table(found, lambda layer: math.prod(norm(name, study.final[name]) for name in layer.params), study)
     return from_factors(table["value"], table)
 
 
