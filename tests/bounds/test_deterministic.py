@@ -222,6 +222,17 @@ def test_the_norm_of_a_zero_padded_convolution_is_at_most_the_one_that_is_used()
     assert exact <= used <= exact + 0.5
 
 
+def test_the_norm_of_a_kernel_whose_worst_wave_does_not_fit_the_map_is_not_missed():
+    network = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, bias=False), nn.Flatten(), nn.Linear(9, 2, bias=False))
+    given = study(network, torch.randn(10, 1, 3, 3, generator=torch.Generator().manual_seed(0)))
+    wave = torch.tensor([-1.0, 2.0, -1.0])
+    final = {**given.final, "0.weight": torch.outer(wave, wave)[None, None]}
+    given = st.Study(network, init=given.init, final=final, train=given.train)
+    linear = math.log10(float(torch.linalg.matrix_norm(final["2.weight"], 2)))
+    used = study_deterministic_bound(given, 1.0).term("log10 of the product of norms") - linear
+    assert 10**used >= (2 + 2 * math.cos(math.pi / 4)) ** 2 - 1e-9  # on a ring of three it would be 9
+
+
 def test_what_the_theorem_cannot_be_asked_is_one_sentence():
     inputs = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     network = nn.Sequential(nn.Linear(3, 2))
