@@ -1,0 +1,39 @@
+"""Tables to figures; nothing is computed here but means over draws."""
+
+from shaketable.plots.criticality import criticality_bars, criticality_curve
+from shaketable.plots.drawing import FINAL, RAND
+from shaketable.plots.operators import operator_norm_heatmap, similarity_heatmap, spectrum_curves
+from shaketable.plots.robustness import (
+    DISTANCES,
+    QUANTITIES,
+    cells,
+    distance_heatmap,
+    robustness_curves,
+    robustness_heatmap,
+)
+from shaketable.plots.saving import javascript, save
+from shaketable.plots.training import PANELS, training_history
+from shaketable.plots.valleys import path_curves, valley_grid, valley_surface
+
+__all__ = [
+    "DISTANCES",
+    "FINAL",
+    "PANELS",
+    "QUANTITIES",
+    "RAND",
+    "cells",
+    "criticality_bars",
+    "criticality_curve",
+    "distance_heatmap",
+    "javascript",
+    "operator_norm_heatmap",
+    "path_curves",
+    "robustness_curves",
+    "robustness_heatmap",
+    "save",
+    "similarity_heatmap",
+    "spectrum_curves",
+    "training_history",
+    "valley_grid",
+    "valley_surface",
+]

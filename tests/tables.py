@@ -1,0 +1,102 @@
+"""Plausible tables of criticality, paths, valleys and measures, without training anything."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+
+from shaketable.bounds import Bound, criticality_bound
+from shaketable.measures.measure import SCHEMA as MEASURES
+from shaketable.probes.criticality import SCHEMA as CRITICALITY
+from shaketable.probes.criticality import Criticality
+from shaketable.probes.paths import SCHEMA as PATH
+from shaketable.probes.paths import Paths
+from shaketable.probes.valleys import SCHEMA as VALLEY
+from shaketable.probes.valleys import Valley
+
+LAYERS = ("in", "mid", "out")
+FACTS = {"name": "fcn on digits", "network": "FCN", "split": "train", "seed": 0, "weights": "b7e23ec29af22b0b"}
+
+
+def criticality(
+    layers: Sequence[str] = LAYERS,
+    epsilons: Sequence[float] = (0.05, 0.1),
+    infeasible: Sequence[str] = (),
+    **facts: Any,
+) -> Criticality:
+    """The first layer has the largest criticality, the last one 0; those in ``infeasible`` have none."""
+    rows = []
+    for epsilon in epsilons:
+        for position, layer in enumerate(layers):
+            row = {"layer": layer, "position": position, "kind": "Linear", "parameters": 6, "epsilon": epsilon}
+            row |= {"bound": epsilon, "distance": 2.0, "draws": 10, "examples": 1000, "status": "ok"}
+            if layer in infeasible:
+                rows.append(row | {"status": "infeasible", "reason": "its error exceeds the bound"})
+                continue
+            last = position == len(layers) - 1
+            alpha, sigma = 0.0 if last else 0.5, epsilon * (1 + position)
+            value = (alpha * 2.0 / sigma) ** 2
+            row |= {
+                "alpha": alpha,
+                "sigma": sigma,
+                "criticality": value,
+                "criticality_stderr": 0.1 * value,
+                "error": epsilon,
+            }
+            rows.append(row | {"pac_bayes": 4 / sigma**2, "pac_bayes_stderr": 0.4, "pac_bayes_sigma": sigma})
+    table = pl.DataFrame([dict.fromkeys(CRITICALITY) | row for row in rows], schema=CRITICALITY)
+    given = {"epsilon": list(epsilons), "threshold": "absolute", "layers_by": "module", "draws": 10, "clean": 0.0}
+    return Criticality(table, FACTS | given | {"command": "shaketable criticality runs/RUN"} | facts)
+
+
+def paths(layers: Sequence[str] = LAYERS, splits: Sequence[str] = ("test", "train"), **facts: Any) -> Paths:
+    """Error and loss fall from init to final weights; the later the layer, the earlier."""
+    rows = []
+    for position, layer in [(-1, "all layers"), *enumerate(layers)]:
+        for split in splits:
+            for step in range(5):
+                error = 0.9 * (1 - step / 4) ** (position + 2)
+                row = {"layer": layer, "position": position, "kind": "Linear", "parameters": 6, "alpha": step / 4}
+                rows.append(row | {"split": split, "examples": 100, "error": error, "loss": 3 * error, "status": "ok"})
+    table = pl.DataFrame([dict.fromkeys(PATH) | row for row in rows], schema=PATH)
+    return Paths(table, FACTS | {"command": "shaketable path runs/RUN"} | facts)
+
+
+def valley(layers: Sequence[str] = ("in",), draws: int = 2, **facts: Any) -> Valley:
+    """A valley along alpha whose floor rises towards the init, and whose walls rise with sigma."""
+    rows = []
+    for position, layer in enumerate(layers):
+        for alpha in (0.0, 0.5, 1.0):
+            for sigma in (0.0, 0.1, 1.0):
+                for draw, sign in [(d, s) for d in range(draws) for s in (1, -1)] if sigma else [(None, None)]:
+                    loss = 2 * (1 - alpha) ** 2 + 3 * sigma * (1 + 0.1 * (draw or 0)) + 0.05 * sigma * (sign or 0)
+                    row = {"layer": layer, "position": position, "kind": "Linear", "parameters": 6, "distance": 2.0}
+                    row |= {"alpha": alpha, "sigma": sigma, "draw": draw, "sign": sign, "norm": sigma * math.sqrt(6)}
+                    numbers = {"error": min(0.9, loss / 5), "loss": loss, "examples": 100, "status": "ok"}
+                    rows.append(row | numbers | {"split": "train"})
+    table = pl.DataFrame([dict.fromkeys(VALLEY) | row for row in rows], schema=VALLEY)
+    return Valley(table, FACTS | {"command": "shaketable path runs/RUN --valley in"} | facts)
+
+
+def measures() -> pl.DataFrame:
+    """One measure with a number, one beyond a float's range, one without a number."""
+    known = {"status": "ok", "direction": "lower", "paper": "Chatterji, Neyshabur, Sedghi, 2020"}
+    rows = [
+        {"measure": "number_of_parameters", "symbol": "NoP", "value": 1234.0, "log10": 3.0913, "about": "How many."},
+        {"measure": "product_of_norms", "symbol": "PFN", "log10": 312.5, "about": "A product."},
+        {"measure": "network_criticality", "symbol": "NC", "value": 4e5, "stderr": 2e4, "draws": 10, "about": "A sum."},
+        {
+            "measure": "generalization_error",
+            "symbol": "GE",
+            "about": "A gap.",
+            "status": "unavailable",
+            "reason": "no test",
+        },
+    ]
+    return pl.DataFrame([dict.fromkeys(MEASURES) | known | row for row in rows], schema=MEASURES)
+
+
+def bound(error: float = 0.02) -> Bound:
+    """A bound of two layers."""
+    return criticality_bound(error, [1000, 100], [0.5, 1.0], [0.2, 0.1], [4.0, 1.0], 5000, form="inverse")
