@@ -119,12 +119,12 @@ class Valley(Result):
         if y not in ("sigma", "norm"):
             raise InputError(f"y={y!r}: use 'sigma' or 'norm'.")
         means = [pl.when(pl.col(name).null_count() == 0).then(pl.col(name).mean()) for name in ("error", "loss")]
-        height = (pl.col(y).mean() * pl.col("sign").first()).fill_null(0.0).alias("y")
+        size = pl.col("sigma").first() if y == "sigma" else pl.col("norm").mean()
         found = (
             self.table.with_columns(pl.col("sign").fill_null(0))
             .group_by([*KEYS, pl.col("sign")], maintain_order=True)
             .agg(
-                height,
+                (size * pl.col("sign").first()).fill_null(0.0).alias("y"),
                 pl.col("draw").count().cast(pl.Int64).alias("draws"),
                 *means,
                 pl.col("status").sort_by(pl.col("status") == "ok").first(),
