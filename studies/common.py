@@ -45,18 +45,24 @@ class Options:
     runs: Path
     device: str
     command: str
+    only: tuple[str, ...] = ()
 
 
-def options(study: str, about: str, arguments: Sequence[str] | None = None) -> Options:
-    """The options of ``python -m studies.<study>``."""
+def options(
+    study: str, about: str, arguments: Sequence[str] | None = None, parts: tuple[str, ...] | None = None
+) -> Options:
+    """The options of ``python -m studies.<study>``; with ``parts``, ``--only`` chooses some of them."""
     parser = argparse.ArgumentParser(prog=f"python -m studies.{study}", description=about)
     parser.add_argument("--setting", choices=("small", "full"), default="small", help="for two cores, or the paper's")
     parser.add_argument("--data-root", type=Path, help="where data sets lie; default $SHAKETABLE_DATA")
     parser.add_argument("--out", type=Path, help="where tables and pictures go; default runs/<study>/<setting>")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where trained networks lie (default runs)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default cpu)")
+    if parts:
+        parser.add_argument("--only", nargs="+", choices=parts, metavar="PART", help=f"some of {', '.join(parts)}")
     given = sys.argv[1:] if arguments is None else list(arguments)
     values = vars(parser.parse_args(given))
+    values["only"] = tuple(values.get("only") or ())
     values["out"] = values["out"] or Path("runs") / study / values["setting"]
     return Options(**values, command=shlex.join(["python", "-m", f"studies.{study}", *given]))
 
@@ -119,9 +125,10 @@ def write_table(frame: pl.DataFrame, path: Path) -> None:
     write_atomically(path, lambda part: frame.write_csv(part, float_precision=6))
 
 
-def write_figure(chart: Any, folder: Path, name: str) -> None:
-    """A figure as SVG, and as a PNG small enough to be committed."""
-    plots.save(chart, folder / f"{name}.svg")
+def write_figure(chart: Any, folder: Path, name: str, svg: bool = True) -> None:
+    """A figure as a PNG small enough to be committed, and as SVG."""
+    if svg:
+        plots.save(chart, folder / f"{name}.svg")
     write_atomically(folder / f"{name}.png", lambda part: chart.save(part, format="png", scale_factor=1))
 
 
