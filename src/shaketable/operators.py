@@ -125,8 +125,10 @@ def operator_norm(
         "The intriguing role of module criticality in the generalization of deep networks", 2020, table 1.
     """
     weight = _checked(weight)
-    scale = float(weight.abs().max()) or 1.0  # squares may not overflow or vanish
-    weight = weight / scale
+    scale = float(weight.abs().max())
+    if not scale:
+        return 0.0
+    weight = weight / scale  # squares may not overflow or vanish
     if as_matrix or (weight.ndim == 2 and size is None):
         return scale * _largest(weight.flatten(1))
     return scale * max(_largest(matrices) for matrices, _ in _frequencies(weight, size, stride, dilation, groups))

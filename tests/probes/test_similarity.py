@@ -213,14 +213,28 @@ def test_a_constant_output_and_a_layer_without_output_are_rows_that_say_so(study
     assert "no output" in scale["reason"]
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_an_output_that_is_constant_within_a_class_has_a_number_for_all_and_none_for_the_class(seed):
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Linear(3, 50), nn.Linear(50, 2)).double().eval()
+    init = {name: tensor + torch.rand_like(tensor) for name, tensor in snapshot(network).items()}
+    kinds = torch.arange(99) % 3  # 33 each: a mean of so many equal numbers may be rounded
+    inputs = torch.randn(3, 3).double() * torch.tensor([[1.0], [5.0], [1.0]])
+    table = similarity(Study(network, init=init, train=(inputs[kinds], kinds % 2)), "0", per_class=True)
+    first = table.filter(layer="0")
+    assert first["status"].to_list() == ["ok", "ok", "undefined"]  # kinds 0 and 2 have the label 0
+    assert "same for every example" in first["reason"][2]
+
+
 def test_outputs_that_are_not_finite_are_a_row_that_says_so_and_leave_other_classes_alone():
     network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)).eval()
     inputs, labels = draw(20, 2).float(), torch.arange(20) % 2
-    inputs[0] = 1e30
+    first = int(torch.randperm(20, generator=generator_from(0, "similarity", "train"))[0])  # the first that is drawn
+    inputs[first] = 1e30
     init = {name: tensor * 1e10 for name, tensor in snapshot(network).items()}
     study = Study(network, init=init, train=(inputs, labels))
     status = similarity(study, "1", per_class=True).filter(layer="1")["status"].to_list()
-    assert status == ["not finite", "not finite", "ok"]
+    assert status == ["not finite", *(["ok", "not finite"] if first % 2 else ["not finite", "ok"])]
 
 
 def test_the_network_its_modes_its_hooks_and_the_random_state_are_left_alone(study):

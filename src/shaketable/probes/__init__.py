@@ -4,6 +4,20 @@ from shaketable.probes.distances import distances
 from shaketable.probes.paths import Paths, path
 from shaketable.probes.result import Robustness
 from shaketable.probes.robustness import robustness
+from shaketable.probes.similarity import cka, similarity
+from shaketable.probes.spectra import operator_norms, spectra
 from shaketable.probes.valleys import Valley, valley
 
-__all__ = ["Paths", "Robustness", "Valley", "distances", "path", "robustness", "valley"]
+__all__ = [
+    "Paths",
+    "Robustness",
+    "Valley",
+    "cka",
+    "distances",
+    "operator_norms",
+    "path",
+    "robustness",
+    "similarity",
+    "spectra",
+    "valley",
+]

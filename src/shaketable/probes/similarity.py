@@ -267,9 +267,9 @@ class _Gram:
 
 def _inner(outputs: Tensor, members: dict[int | None, Tensor]) -> dict[int | None, _Gram]:
     """One layer's outputs [n, p] as inner products: of the examples of each class, or of all."""
-    finite = outputs.isfinite().all(1)
+    largest = outputs.abs().amax(1).nan_to_num(math.inf, math.inf)
     # a shift changes nothing but rounding: a large common part would drown the differences
-    shifted = outputs - outputs[int(finite.int().argmax())]
+    shifted = outputs - outputs[int(largest.argmin())]
     products = (shifted @ shifted.mT).double()  # what is not finite stays in its own row and column
     grams = {}
     for label, which in members.items():

@@ -61,7 +61,7 @@ def spectra(
     Raises:
         InputError: no such checkpoint, fewer than two ``values``, or a network without weights of two dimensions.
 
-    Cost: reads each checkpoint once; a decomposition of every weight at each: for a ResNet-18 on 32x32 maps 10 s a
+    Cost: reads each checkpoint once; a decomposition of every weight at each: for a ResNet-18 on 32x32 maps 12 s a
         checkpoint (one thread).
 
     Deviates: the paper shows one critical and one other module of a ResNet-18, all values; here all layers, thinned.
@@ -109,7 +109,7 @@ def operator_norms(study: Study, by: Grouping = "module", checkpoints: Iterable[
     Raises:
         InputError: no such checkpoint, or a network without weights of two dimensions.
 
-    Cost: reads each checkpoint once; two operator norms of every weight at each, a little more than :func:`spectra`.
+    Cost: reads each checkpoint once; two operator norms of every weight at each: up to twice :func:`spectra`.
 
     Deviates: whether the paper's figure takes the true operator or the reshaped kernel is not said; both are here.
 
