@@ -272,8 +272,9 @@ def _number(row: dict[str, Any] | None, column: str) -> str:
         return "-"
     if row["value"] is not None:
         return _plain(row["value"], column)
-    exponent = int(row["log10"] // 1)
-    return f"{10 ** (row['log10'] - exponent):.0f}e{exponent}"
+    whole = math.floor(row["log10"])
+    digit, _, carry = f"{10 ** (row['log10'] - whole):.0e}".partition("e")  # 9.7 is 1e+01
+    return f"{digit}e{whole + int(carry)}"
 
 
 def _plain(value: float, column: str) -> str:

@@ -123,8 +123,8 @@ def test_a_column_that_cannot_be_ranked_says_why() -> None:
 
 
 def test_numbers_are_printed_as_in_the_paper() -> None:
-    row = {"value": None, "log10": 400.31}
-    assert shared._number(row, "product_of_frobenius_norms") == "2e400"
+    for log10, text in ((400.31, "2e400"), (400.99, "1e401")):
+        assert shared._number({"value": None, "log10": log10}, "product_of_frobenius_norms") == text
     assert shared._number({"value": 2.2e5, "log10": 5.34}, "network_criticality") == "2.2e5"
     assert shared._number({"value": 0.0461, "log10": -1.3}, "generalization_error") == "4.61%"
     assert shared._number({"value": 0.0, "log10": -math.inf}, "network_criticality") == "0.0e0"
