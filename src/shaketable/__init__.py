@@ -10,10 +10,12 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Combination": "engine",
+    "Criticality": "probes",
     "Data": "data",
     "Dataset": "data",
     "Engine": "engine",
     "InputError": "errors",
+    "JointCriticality": "probes",
     "Layer": "params",
     "MEASURES": "measures",
     "Measurement": "measures",
@@ -25,7 +27,9 @@ _HOME = {
     "Study": "study",
     "Valley": "probes",
     "build": "networks",
+    "criticality": "probes",
     "distances": "probes",
+    "joint_criticality": "probes",
     "layers": "params",
     "load": "data",
     "measurements": "measures",
@@ -40,10 +44,12 @@ _HOME = {
 __all__ = [
     "MEASURES",
     "Combination",
+    "Criticality",
     "Data",
     "Dataset",
     "Engine",
     "InputError",
+    "JointCriticality",
     "Layer",
     "Measurement",
     "Paths",
@@ -55,7 +61,9 @@ __all__ = [
     "Valley",
     "__version__",
     "build",
+    "criticality",
     "distances",
+    "joint_criticality",
     "layers",
     "load",
     "measurements",
@@ -74,7 +82,19 @@ if TYPE_CHECKING:
     from shaketable.measures import MEASURES, Measurement, measurements
     from shaketable.networks import build
     from shaketable.params import Layer, layers, snapshot
-    from shaketable.probes import Paths, Robustness, Valley, distances, path, robustness, valley
+    from shaketable.probes import (
+        Criticality,
+        JointCriticality,
+        Paths,
+        Robustness,
+        Valley,
+        criticality,
+        distances,
+        joint_criticality,
+        path,
+        robustness,
+        valley,
+    )
     from shaketable.report import write_report
     from shaketable.study import Study
     from shaketable.training import Recipe, Run, train

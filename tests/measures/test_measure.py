@@ -101,7 +101,7 @@ def test_arguments_reach_their_measure(study):
 
 
 def test_a_name_that_is_no_measure_is_refused_with_the_names_that_are(study):
-    with pytest.raises(InputError, match="there is no measure 'sharpness'; there are generalization_error"):
+    with pytest.raises(InputError, match="there is no measure 'sharpness'; there are .*generalization_error"):
         measurements(study, ["sharpness"])
     with pytest.raises(InputError, match="there is no measure 'sharpness'"):
         measurements(study, [], {"sharpness": {}})

@@ -1,6 +1,8 @@
 """Tables about layers."""
 
+from shaketable.probes.criticality import Criticality, criticality
 from shaketable.probes.distances import distances
+from shaketable.probes.joint import JointCriticality, joint_criticality
 from shaketable.probes.paths import Paths, path
 from shaketable.probes.result import Robustness
 from shaketable.probes.robustness import robustness
@@ -9,11 +11,15 @@ from shaketable.probes.spectra import operator_norms, spectra
 from shaketable.probes.valleys import Valley, valley
 
 __all__ = [
+    "Criticality",
+    "JointCriticality",
     "Paths",
     "Robustness",
     "Valley",
     "cka",
+    "criticality",
     "distances",
+    "joint_criticality",
     "operator_norms",
     "path",
     "robustness",

@@ -31,6 +31,8 @@ SIGMAS = tuple(10.0 ** (step / 40 - 4) for step in range(161))
 """From 1e-4 to 1, 40 in each power of ten: neighbours differ by 5.9%, and their criticality by 12%."""
 PROBED = 512
 """Examples on which the spread over draws is measured for the standard error."""
+WIDE = 1.25
+"""By what sigma is changed there, to see how the error grows with it."""
 VERSION = 1
 INFEASIBLE = "its error exceeds the bound even at alpha = 1 and the smallest sigma; raise epsilon or add smaller sigmas"
 STILL = "its init equals its final weights: it did not move"
@@ -196,7 +198,7 @@ def criticality(
     _check(epsilons, threshold, quantity, alphas, sigmas, draws, seed)
     data = study.data(split)
     engine = Engine(study.network, study.final, level=level, precision=precision, memory=memory, batch_size=batch_size)
-    lines, refused = _lines(study, by, parameters, draws, seed)
+    lines, refused = lines_of(study, by, parameters, draws, seed)
     still = [line.layer.name for line in lines if not line.move.distance]
     if still:
         warnings.warn(f"init equals final in {', '.join(still)}: the criticality there is 0", stacklevel=2)
@@ -311,9 +313,10 @@ def _values(found: Found, spread: Sequence[float | None] | None, distance: float
     if spread is None:
         return numbers
     mean, deviation, slope = spread
+    assert slope is not None
     if what == "criticality":
         numbers |= {"error": mean, "error_stderr": deviation}
-    if deviation is not None and slope is not None and slope > 0:
+    if deviation is not None and slope > 0:
         numbers[f"{what}_stderr"] = 2 * value / sigma * deviation / slope
     return numbers
 
@@ -388,7 +391,7 @@ class Line:
         return [self.move.at(alpha, sigma, noise) for noise in self.noise]
 
 
-def _lines(
+def lines_of(
     study: Study, by: Grouping, parameters: Parameters, draws: int, seed: int
 ) -> tuple[list[Line], dict[Line, str]]:
     """The layers that can be perturbed, and the others with the reason why not."""
@@ -446,28 +449,27 @@ class Searches:
 
     def spread(
         self, points: Mapping[str, tuple[float, float]], moved: Mapping[str, Line]
-    ) -> dict[str, tuple[float, float, float | None]]:
+    ) -> dict[str, tuple[float, float | None, float]]:
         """At a point of each layer: the mean over draws, its standard error, and the slope of the mean in sigma.
 
-        On some of the examples, with all draws; the slope is that to the next sigma of the grid (None at the last one).
+        On some of the examples, with all draws; the slope is that between sigmas a quarter smaller and larger.
         """
         order = torch.randperm(len(self.data), generator=generator_from(self.seed, "spread"))[:PROBED]
         part = self.data.subset(order.sort().values)
         variants: list[Variant] = []
         for name, (alpha, sigma) in points.items():
-            variants += [*moved[name].variants(alpha, sigma), *moved[name].variants(alpha, _above(sigma, self.sigmas))]
+            for factor in (1.0, 1 / WIDE, WIDE):
+                variants += moved[name].variants(alpha, factor * sigma)
         sums = self.engine.sums(variants, part, losses=self.quantity == "loss") if variants else []
+        means = torch.tensor([self._mean(one) for one in sums], dtype=torch.float64)
         found, start = {}, 0
         for name, (_, sigma) in points.items():
             count = len(moved[name].noise)
-            here, above = (
-                torch.tensor([self._mean(one) for one in sums[first : first + count]], dtype=torch.float64)
-                for first in (start, start + count)
-            )
-            start += 2 * count
-            step = _above(sigma, self.sigmas) - sigma
-            deviation = float(here.std()) / math.sqrt(count) if count > 1 else math.nan
-            found[name] = (float(here.mean()), deviation, float(above.mean() - here.mean()) / step if step else None)
+            here, below, above = means[start : start + 3 * count].view(3, count)
+            start += 3 * count
+            deviation = float(here.std()) / math.sqrt(count) if count > 1 else None
+            slope = float((above - below).mean()) / (sigma * (WIDE - 1 / WIDE))
+            found[name] = (float(here.mean()), deviation, slope)
         return found
 
     def _mean(self, sums: Sums) -> float:
@@ -477,8 +479,3 @@ class Searches:
 def _at(line: Line) -> Callable[[tuple[float, ...]], list[Variant]]:
     """The variants of a layer at a point (alpha, sigma)."""
     return lambda point: line.variants(point[0], point[1])
-
-
-def _above(sigma: float, sigmas: Sequence[float]) -> float:
-    """The next sigma of the grid; the last one for itself."""
-    return min((other for other in sigmas if other > sigma), default=sigma)
