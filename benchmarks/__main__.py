@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import behaviour, early, heatmaps
+from benchmarks import behaviour, criticality, early, heatmaps
 from benchmarks.common import Options, Row, say
 from benchmarks.setups import train_all
 from shaketable.errors import InputError, RunError
 
-BENCHMARKS = {**heatmaps.BENCHMARKS, **early.BENCHMARKS, **behaviour.BENCHMARKS}
+BENCHMARKS = {**heatmaps.BENCHMARKS, **early.BENCHMARKS, **behaviour.BENCHMARKS, **criticality.BENCHMARKS}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
