@@ -3,7 +3,7 @@
 Rewinding (2, 6; with Fixup and with Adam: 7), spectra (3), paths (4), valleys (1, 10), network criticality over the error
 threshold for true against corrupted labels (5a) and for four architectures (5b), operator norms of the way from init (8),
 similarity of activations (9). "The critical module" is the convolution that costs most training error when it is rewound
-to its init, "the other one" that which costs least. Choose some with ``--only 2 5a``.
+to its init, "the other one" that which costs least, but something. Choose some with ``--only 2 5a``.
 
 The small setting is that of ``criticality_tables``: an eighth of the channels, a slice of CIFAR-10.
 """
@@ -100,10 +100,14 @@ def rewound(run: Run, chosen: Options, by: str = "module") -> Robustness:
 
 
 def extremes(result: Robustness, layers: Sequence[str]) -> tuple[str, str]:
-    """Of some layers, the one that costs most training error when rewound to its init, and the one that costs least."""
+    """Of some layers, the one that costs most training error when rewound to its init, and the one that costs least.
+
+    One that costs nothing at all is passed over, if any other is there: its branch may be dead, and its valley a plain.
+    """
     reset = (pl.col("perturbation") == "reinitialise") & (pl.col("checkpoint") == 0) & (pl.col("split") == "train")
-    rows = result.table.filter(reset, pl.col("layer").is_in(layers)).sort("error", "position")
-    return rows["layer"][-1], rows["layer"][0]
+    rows = result.table.filter(reset, pl.col("layer").is_in(layers)).sort("accuracy_drop", "position")
+    felt = rows.filter(pl.col("accuracy_drop") > 0)
+    return rows["layer"][-1], (felt if len(felt) > 1 else rows)["layer"][0]
 
 
 def subject(setting: Setting, chosen: Options) -> Subject:
