@@ -16,7 +16,8 @@ from shaketable.data import Data, status
 from shaketable.engine import kernels
 from shaketable.engine.decisions import interval
 from shaketable.engine.variants import tensors_of_variant
-from shaketable.probes.criticality import Criticality, Line, criticality, lines_of
+from shaketable.probes.criticality import Criticality, criticality
+from shaketable.probes.searches import Line, lines_of
 from shaketable.study import Study
 from shaketable.training import Recipe, train
 

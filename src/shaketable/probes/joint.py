@@ -19,8 +19,9 @@ from shaketable.errors import InputError, RunError
 from shaketable.identity import seed_from
 from shaketable.params import Grouping
 from shaketable.probes.cells import Cell, Cells
-from shaketable.probes.criticality import ALPHAS, SIGMAS, Criticality, Line, Threshold, criticality, lines_of
+from shaketable.probes.criticality import ALPHAS, SIGMAS, Criticality, Threshold, criticality
 from shaketable.probes.moves import Parameters
+from shaketable.probes.searches import Line, lines_of
 from shaketable.probes.stored import Result, check_whole, facts_of, stored, time_taken
 from shaketable.progress import progress
 from shaketable.study import Study
