@@ -175,6 +175,7 @@ def criticality(
         takes any objective within 1% of its final value (``quantity="loss", threshold="ratio", epsilon=0.01``).
 
     Example:
+        >>> import torch
         >>> network = torch.nn.Linear(2, 2, bias=False).eval()
         >>> study = Study(network, final={"weight": 100 * torch.eye(2)}, init={"weight": -torch.eye(2)},
         ...               train=(torch.eye(2), [0, 1]))
