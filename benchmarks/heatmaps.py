@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import BATCHES, Naive, Options, Row, Seconds, agree, best_batch, first, now, row, say, timed
-from benchmarks.setups import Case, straight
+from benchmarks.setups import Case, table
 from shaketable.engine import Engine, Variant, kernels
 from shaketable.evaluate import Sums, tally
 
@@ -59,7 +59,7 @@ CELLS, IMAGES = 4, 200
 def measure(name: str, options: Options) -> Row:
     """The row of a heat map."""
     work = HEATMAPS[name]
-    case = straight(work.network, work.source, work.checkpoints, work.examples, options, **work.arguments)
+    case = table(work.network, work.source, work.checkpoints, work.examples, options, **work.arguments)
     return compare(name, work, case, options)
 
 
@@ -161,7 +161,7 @@ def fresh(case: Case, options: Options) -> Engine:
 def engine_batch(case: Case, options: Options) -> int:
     """The number of examples that the engine takes at a time for this network and so much data."""
     last: list[Variant] = list(case.variants(case.cells(1)[-1:]))
-    batches = fresh(case, options).map(last, case.data, tally)
+    batches = fresh(case, options).map(last, case.data, tally, decisions=not options.losses)
     return next(batches)[0]
 
 
