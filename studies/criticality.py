@@ -92,7 +92,11 @@ def paper(network: str, width: float = 1.0, data: str = "cifar10", **changes: An
 
 
 def small(network: str, width: float = 0.125, **changes: Any) -> Recipe:
-    """An eighth of the channels, a slice of the data without augmentation, and smaller batches at half the rate."""
+    """An eighth of the channels, a slice of the data without augmentation, and smaller batches at a smaller rate.
+
+    A VGG, which has no shortcuts, starts from Kaiming-normal and at a smaller rate still: from Xavier-uniform, which halves
+    the variance at each ReLU, VGG-16 is at chance after 15 epochs.
+    """
     fields = {
         "data_args": {"train_examples": 1000, "test_examples": 2000},
         "augmentation": (),
@@ -102,7 +106,9 @@ def small(network: str, width: float = 0.125, **changes: Any) -> Recipe:
         "evaluate_every": 3,
         "precision": "bfloat16",
     }
-    return paper(network, width, **fields | changes)
+    made = paper(network, width, **fields | changes)
+    plain = network.startswith("vgg")
+    return made.changed(network_args={"init": "kaiming-normal"}, learning_rate=0.01) if plain else made
 
 
 def trained(recipe: Recipe, chosen: Options) -> Run:
