@@ -291,7 +291,13 @@ def _plain(value: float, column: str) -> str:
 
 
 def write_family(family: Family, printed: Published, name: str, chosen: Options) -> None:
-    """The tables of a family: ``<name>.md``, and as CSV the measures, trainings, taus and criticality of each module."""
+    """The tables of a family: ``<name>.md``, and as CSV the measures, trainings, taus and criticality of each module.
+
+    With ``--only`` some networks of the family; ``<name>.json`` names those that were left out.
+    """
+    left_out = [network for network in family.networks if chosen.only and network not in chosen.only]
+    kept = {network: recipe for network, recipe in family.networks.items() if network not in left_out}
+    family = Family(kept, family.search)
     values, runs, layers = family_tables(family, chosen)
     taus = tau_table(values, printed)
     parts = {"": values, "-runs": runs, "-tau": taus, "-modules": layers}
@@ -300,7 +306,13 @@ def write_family(family: Family, printed: Published, name: str, chosen: Options)
     text = [measures_markdown(values, runs, printed), tau_markdown(taus), runs_markdown(runs)]
     write_text(chosen.out / f"{name}.md", "\n".join(text))
     recipes = {network: recipe.to_dict() for network, recipe in family.networks.items()}
-    facts = {"command": chosen.command, "search": vars(family.search), "recipes": recipes, **versions()}
+    facts = {
+        "command": chosen.command,
+        "left_out": left_out,
+        "search": vars(family.search),
+        "recipes": recipes,
+        **versions(),
+    }
     write_text(chosen.out / f"{name}.json", json.dumps(facts, indent=1) + "\n")
 
 
