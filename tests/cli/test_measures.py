@@ -53,6 +53,15 @@ def test_bounds_say_their_terms_and_what_they_rest_on(trained, capsys):
     assert " ".join(first["statement"].split()) in " ".join(told.split())
 
 
+def test_corollary_3_3_stands_at_the_joint_criticality_and_names_its_conjecture(trained, capsys):
+    code, out, _ = call("bounds", trained, "--sigma", 0.1, "--draws", 2, "--epsilon", 0.95, "--json", capsys=capsys)
+    assert code == 0
+    _, corollary = answer(out)["bounds"]
+    assert corollary["terms"]["error"] == 0.95
+    assert corollary["terms"]["complexity"] >= 0
+    assert any("a conjecture of the paper" in one["how"] for one in corollary["assumptions"])
+
+
 def test_one_sigma_is_not_searched_for(trained, capsys):
     _, out, _ = call("bounds", trained, "--sigma", 0.1, "--draws", 3, "--json", capsys=capsys)
     (bound,) = answer(out)["bounds"]

@@ -97,7 +97,7 @@ def measures_(
     help_epilogue="""Examples:
   shaketable bounds runs/RUN
   shaketable bounds runs/RUN --alpha 0.5 --sigma 0.05 --draws 1000 --delta 0.01
-  shaketable bounds runs/RUN --margin 1""",
+  shaketable bounds runs/RUN --margin 1 --epsilon 0.1""",
 )
 def bounds_(
     run: Path | None = None,
@@ -109,6 +109,7 @@ def bounds_(
     delta: float = 0.05,
     form: Literal["inverse", "derived", "printed"] = "inverse",
     margin: float | None = None,
+    epsilon: float | None = None,
     by: Grouping = "module",
     seed: int = 0,
     source: Source | None = None,
@@ -116,8 +117,9 @@ def bounds_(
 ) -> None:
     """Upper bounds on the error on new examples, from training data alone, with all their terms and what they rest on.
 
-    The bound of theorem 3.2 of Chatterji et al. is on the network with Gaussian noise on all its layers; with --margin also that
-    of theorem B.2, on the network itself. Either RUN, or --network with --final, --init and --data.
+    The bound of theorem 3.2 of Chatterji et al. is on the network with Gaussian noise on all its layers. With --margin also that
+    of theorem B.2, on the network itself; with --epsilon that of corollary 3.3, which rests on a conjecture and takes a search
+    of some minutes. Either RUN, or --network with --final, --init and --data. Interrupted, the same command goes on.
 
     Parameters
     ----------
@@ -137,6 +139,8 @@ def bounds_(
         inverse: the proof without its relaxations; derived: with its constants; printed: as in the paper.
     margin
         In logits, fixed before training: also the bound of theorem B.2.
+    epsilon
+        Also search the criticality of all layers together at this training error: the bound of corollary 3.3.
     by
         Which parameters share a prior: module, block or stage.
     seed
@@ -158,7 +162,7 @@ def bounds_(
             f"--sigma {' '.join(f'{one:g}' for one in scales)}: give standard deviations above 0, up to 1."
         )
     arguments = {"alpha": alpha, "sigma": scales, "draws": draws, "search_draws": search_draws, "delta": delta}
-    arguments |= {"form": form, "margin": margin, "by": by, "seed": seed}
+    arguments |= {"form": form, "margin": margin, "epsilon": epsilon, "by": by, "seed": seed}
     data = {"train": study.data("train")} | ({"test": study.test} if study.test is not None else {})
 
     def stochastic() -> dict[str, Any]:
@@ -176,6 +180,9 @@ def bounds_(
         if margin is not None:
             second = partial(study_deterministic_bound, study, margin, alpha, delta)
             found.append(cells.get("theorem B.2", lambda: plain(second())))
+        if epsilon is not None:
+            third = partial(_corollary, study, epsilon, delta, by, seed, folder / "bounds" / "searches")
+            found.append(cells.get("corollary 3.3", lambda: plain(third())))
         facts = facts_of(study, data, **arguments, command=command_typed())
         return Bounds(tuple(map(bound_of, found)), facts | time_taken(started))
 
@@ -193,6 +200,19 @@ def bounds_(
         rows = [(name, "no value" if value is None else f"{value:.5g}") for name, value in _terms(bound).items()]
         told += [table(("term", "value"), rows), wrapped([bound.statement()]), ""]
     finish({"report": str(report), "bounds": found}, [*told, f"report: {report}"], json)
+
+
+def _corollary(study: "Study", epsilon: float, delta: float, by: Grouping, seed: int, store: Path) -> "Bound":
+    """The bound of corollary 3.3 at the joint criticality that a search finds, all parameters moving."""
+    from shaketable.bounds import corollary_bound
+    from shaketable.probes.joint import joint_criticality
+
+    found = joint_criticality(
+        study, by, epsilon=epsilon, parameters="all", seed=seed, store=store, command=command_typed()
+    )
+    total, layers = found.summary()["joint_criticality"].item(), found.table
+    sizes, sigmas = layers["parameters"].to_list(), layers["sigma"].to_list()
+    return corollary_bound(total, epsilon, sizes, sigmas, len(study.data("train")), delta)
 
 
 def _identity(kind: str, study: "Study", data: dict[str, Any]) -> dict[str, Any]:
