@@ -309,7 +309,7 @@ def _values(found: Found, spread: Sequence[float | None] | None, distance: float
     assert slope is not None
     if what == "criticality":
         numbers |= {"error": mean, "error_stderr": deviation}
-    if deviation is not None and slope > 0:
+    if deviation and slope > 0:  # no spread over draws, or none of it felt: nothing is known of the error
         numbers[f"{what}_stderr"] = 2 * value / sigma * deviation / slope
     return numbers
 
