@@ -13,6 +13,7 @@ from torch import Tensor
 from benchmarks.common import BATCHES, Naive, Options, Row, Seconds, agree, best_batch, first, now, row, say, timed
 from benchmarks.setups import Case, table
 from shaketable.engine import Engine, Variant, kernels
+from shaketable.engine.engine import error_sums
 from shaketable.evaluate import Sums, tally
 
 
@@ -136,7 +137,7 @@ def slices(engine: Engine, variants: list[Any], case: Case, size: int, tables: f
 
     def noted(logits: Tensor, labels: Tensor) -> Sums:
         ends.append(now())
-        return tally(logits, labels)
+        return tally(logits, labels) if losses else error_sums(logits, labels)
 
     def one(start: int) -> list[Sums]:
         order = torch.arange(start, start + size)

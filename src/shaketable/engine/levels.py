@@ -264,8 +264,10 @@ class Levels:
         largest = max((margin_error(truth[names], found[names]) for names in right), default=0.0)
         self._largest[kind] = max(self._largest.get(kind, 0.0), largest)
         bound = max(SAFETY * self._largest[kind], ROUNDING)
+        if kind == "low":
+            _made(self.workers[0].fused).base(inputs)
         for names in right:
-            taken = fast[names] + self._again(picks[names], inputs, near_ties(found[names], bound))
+            taken = fast[names] + self._again(kind, names, picks[names], inputs, near_ties(found[names], bound))
             if self.precision == "bfloat16" or taken < seconds[names]:
                 self.low[names], seconds[names] = (kind, bound), taken
         count = sum(self.low.get(names, ("", 0))[0] == kind for names in picks)
@@ -273,15 +275,20 @@ class Levels:
             how = "by replay in bfloat16" if kind == "half" else "in bfloat16"
             self.choice += f"; decisions of {count} layers {how}, near ties again in float32"
 
-    def _again(self, variant: Params, inputs: Inputs, near: Tensor) -> float:
-        """Seconds to run a variant in float32 on some of the examples."""
-        if not near.any():
+    def _again(self, kind: str, names: Names, variant: Params, inputs: Inputs, near: Tensor) -> float:
+        """Seconds to run a variant again in float32 on the examples near a tie, as :class:`Batch` will."""
+        rows, worker = near.nonzero().flatten(), self.workers[0]
+        if not len(rows):
             return 0.0
-        rows = map_inputs(lambda tensor: tensor[near], inputs)  # by the graph it takes less
+        if kind == "low" and self.routes[names] == "fused":
+            graph = _made(worker.fused)
+            graph.logits(variant, rows=rows)  # kernels for so few rows are chosen
+            return clocked(lambda: graph.logits(variant, rows=rows), self.device)[0]
+        some = map_inputs(lambda tensor: tensor[rows], inputs)
         try:
-            return clocked(lambda: _made(self.workers[0].replay).whole(variant, rows), self.device)[0]
+            return clocked(lambda: _made(worker.replay).whole(variant, some), self.device)[0]
         except Unsuitable:
-            return clocked(lambda: self.looped(variant, rows), self.device)[0]
+            return clocked(lambda: self.looped(variant, some), self.device)[0]
 
     def _tried(
         self, kind: str, picks: Mapping[Names, Params], inputs: Inputs
