@@ -136,7 +136,7 @@ def study_bound(
             "holds",
             f"{draws} fresh pseudo-random draws, on all training examples",
         ),
-        _everything(study, posterior.layers),
+        everything(study, posterior.layers),
     ]
     return replace(
         bound,
@@ -316,7 +316,7 @@ def _errors(
     return splits[0][1], splits[1][1] if len(splits) > 1 else []
 
 
-def _everything(study: Study, found: Sequence[Layer]) -> Assumption:
+def everything(study: Study, found: Sequence[Layer]) -> Assumption:
     """Whether the layers hold all that training moved."""
     held = {name for layer in found for name in layer.params}
     init = study.init or {}
