@@ -208,6 +208,22 @@ def test_a_forward_of_ones_own_is_not_read_and_said_so():
     assert "chain of the given linear maps" in bound.statement()
 
 
+def test_a_bare_linear_layer_and_tied_weights_have_their_parameters_by_whatever_name():
+    inputs = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
+    bare = study_deterministic_bound(study(nn.Linear(3, 2), inputs), 1.0)
+    assert bare.value == study_deterministic_bound(study(nn.Sequential(nn.Linear(3, 2)), inputs), 1.0).value
+    tied = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+    tied[2].weight = tied[0].weight
+    assert status(study_deterministic_bound(study(tied, inputs), 1.0), "chain") == "fails"
+
+
+def test_a_computed_weight_is_refused_in_one_sentence():
+    inputs = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
+    network = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)))
+    with pytest.raises(InputError, match="layer '0' computes its weight from other parameters"):
+        study_deterministic_bound(study(network, inputs), 1.0)
+
+
 def test_the_norm_of_a_zero_padded_convolution_is_at_most_the_one_that_is_used():
     network = nn.Sequential(
         nn.Conv2d(2, 3, 3, padding=1, stride=2, bias=False), nn.Flatten(), nn.Linear(48, 2, bias=False)
