@@ -224,6 +224,38 @@ def test_a_computed_weight_is_refused_in_one_sentence():
         study_deterministic_bound(study(network, inputs), 1.0)
 
 
+class Scaled(nn.Module):
+    """A parameter of its own in front of a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.last = nn.Parameter(torch.ones(3)), nn.Linear(3, 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x * self.scale)
+
+
+class Attending(nn.Module):
+    """Attention in front of a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.last = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.attention(x, x, x)[0][:, 0])
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "name"), [(Scaled(), (3,), "scale"), (Attending(), (2, 4), "attention.in_proj_weight")]
+)
+def test_a_parameter_outside_of_the_linear_maps_fails(network, shape, name):
+    given = study(network, torch.randn(10, *shape, generator=torch.Generator().manual_seed(0)))
+    (chain,) = (one for one in study_deterministic_bound(given, 1.0).assumptions if "chain" in one.what)
+    assert chain.status == "fails"
+    assert repr(name) in chain.how
+
+
 def test_the_norm_of_a_zero_padded_convolution_is_at_most_the_one_that_is_used():
     network = nn.Sequential(
         nn.Conv2d(2, 3, 3, padding=1, stride=2, bias=False), nn.Flatten(), nn.Linear(48, 2, bias=False)

@@ -438,6 +438,10 @@ def _structure(study: Study, chain: Sequence[tuple[str, nn.Module]]) -> tuple[St
                 continue
         if not isinstance(module, LIPSCHITZ):
             return "fails", f"{path!r} is a {type(module).__name__}, which the proof does not cover"
+    held = {id(parameter) for _, module in chain for parameter in (module.weight, module.bias)}
+    for name, parameter in study.network.named_parameters():
+        if id(parameter) not in held:
+            return "fails", f"{name!r} is no weight or bias of these linear maps, and the proof does not cover it"
     for path, module in chain:
         if isinstance(module, nn.Conv2d) and module.bias is not None:
             return "fails", f"the convolution {path!r} has a bias, which the proof does not cover"
