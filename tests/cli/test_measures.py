@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from tests.cli.commands import answer, call
@@ -131,6 +132,22 @@ def test_results_of_other_weights_are_left_out_of_a_report(trained, tmp_path, ca
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Bounds on the error" in text
     assert "Measures of this network" not in text
+
+
+def test_results_of_other_data_are_left_out_of_a_report(foreign, monkeypatch, capsys):
+    monkeypatch.chdir(foreign)
+    arrays = dict(np.load("data.npz"))
+    arrays["train_inputs"] = arrays["train_inputs"] + 1
+    np.savez("other.npz", **arrays)
+    asked = ["--network", "fcn-2x8", "--final", "final.safetensors", "--init", "init.pt", "--out", "results", "--data"]
+    valley = ["--valley", "layer1", "--sigma", 0.1, "--draws", 1, "--examples", 20]
+    assert call("path", *asked, "data.npz", "--points", 2, *valley, capsys=capsys)[0] == 0
+    for data, kept in (("other.npz", False), ("data.npz", True)):
+        assert call("measures", *asked, data, *QUICK, capsys=capsys)[0] == 0
+        text = (foreign / "results" / "report.html").read_text(encoding="utf-8")
+        assert "Measures of this network" in text
+        assert ("On the way from initial to trained weights" in text) == kept
+        assert ("The valley around that way" in text) == kept
 
 
 @pytest.mark.parametrize("command", ["criticality", "path", "bounds", "measures", "report"])

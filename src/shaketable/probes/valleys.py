@@ -210,7 +210,7 @@ def valley(
     check_whole(1, draws=draws)
     check_whole(seed=seed)
     chosen = moved_layers(study, by, parameters, layer)
-    data = data_of(study, [split])[split]
+    data = whole = data_of(study, [split])[split]
     if examples is not None:
         check_whole(1, examples=examples)
         data = _some(data, examples, split, seed)
@@ -218,7 +218,7 @@ def valley(
     plan = _Plan(study, engine, data, split, chosen, alphas, sigmas, draws, antithetic, seed)
     facts = facts_of(
         study,
-        {split: data},
+        {split: whole},
         layers_by=by if isinstance(by, str) else "your own",
         parameters=parameters,
         alphas=list(alphas),
