@@ -111,6 +111,18 @@ def test_without_initial_weights_one_sentence_says_how_to_give_them(command, for
         (["bounds", "--delta", "3"], "inside (0, 1)"),
         (["measures", "--measure", "network_critical"], "did you mean 'network_criticality'?"),
         (["measures", "--measure", "x"], "there are"),
+        (["measures", "--epsilon", "nan"], "--epsilon nan: give a number from 0 to 1"),
+        (["measures", "--epsilon", "inf"], "--epsilon inf: give"),
+        (["bounds", "--alpha", "nan"], "--alpha nan: give a number from 0 to 1"),
+        (["bounds", "--alpha", "inf"], "--alpha inf: give"),
+        (["bounds", "--epsilon", "nan"], "--epsilon nan: give"),
+        (["bounds", "--margin", "nan"], "--margin nan: give a number of logits above 0"),
+        (["bounds", "--sigma", "nan"], "above 0, up to 1"),
+        (["bounds", "--delta", "nan"], "inside (0, 1)"),
+        (["criticality", "--epsilon", "nan"], "epsilon=[nan]: give numbers"),
+        (["criticality", "--epsilon", "inf"], "from 0 to 1"),
+        (["path", "--valley", "layer1", "--sigma", "nan"], "nan is out of range"),
+        (["path", "--valley", "layer1", "--sigma", "inf"], "inf is out of range"),
     ],
 )
 def test_wrong_use_is_one_sentence(arguments, message, trained, capsys):
