@@ -162,11 +162,16 @@ def test_without_test_data_there_is_a_bound_and_no_test_error():
         ({"scales": ()}, "scales is empty"),
         ({"scales": (-1.0,)}, "scales=-1.0"),
         ({"delta": 2.0}, "delta=2.0"),
+        ({"delta_draws": 0.5}, "delta_draws"),
+        ({"form": "x"}, "form='x'"),
+        ({"scales": (1.0, math.nan)}, "scales=nan"),
     ],
 )
-def test_what_is_out_of_range_is_one_sentence(arguments, message):
+def test_what_is_out_of_range_is_one_sentence_before_anything_is_drawn(arguments, message):
+    drawn = []
     with pytest.raises(InputError, match=message):
-        study_bound(deep(), **{"alphas": 1.0, "sigmas": 0.3, "draws": 2, **arguments})
+        study_bound(deep(), **{"alphas": 1.0, "sigmas": 0.3, "draws": 2, "advance": drawn.append, **arguments})
+    assert drawn == []
 
 
 def test_a_study_without_init_or_training_data_is_refused():

@@ -134,6 +134,27 @@ def test_wrong_use_is_one_sentence(arguments, message, trained, capsys):
     assert message in answer(out)["error"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["path", "--valley", "layer1", "--sigma", "-1"], "-1.0 is out of range"),
+        (["path", "--valley", "layer1", "--draws", "0"], "draws must be at least 1"),
+        (["path", "--valley", "layer1", "--examples", "0"], "examples must be at least 1"),
+        (["path", "--valley", "layer1", "--examples", "1000"], "give at most so many"),
+        (["bounds", "--margin", "-1"], "--margin -1: give"),
+        (["bounds", "--epsilon", "2"], "--epsilon 2: give"),
+    ],
+)
+def test_wrong_numbers_are_said_before_anything_is_measured(arguments, message, trained, monkeypatch, capsys):
+    from shaketable.engine.engine import Engine
+
+    monkeypatch.setattr(Engine, "sums", lambda *args, **kwargs: pytest.fail("something was measured"))
+    command, *options = arguments
+    code, _, err = call(command, trained, *options, capsys=capsys)
+    assert code == 2
+    assert message in err
+
+
 def test_a_clean_error_above_epsilon_is_said_with_both_numbers(trained, capsys):
     from shaketable.training import Run
 

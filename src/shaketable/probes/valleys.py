@@ -213,7 +213,7 @@ def valley(
     data = whole = data_of(study, [split])[split]
     if examples is not None:
         check_whole(1, examples=examples)
-        data = _some(data, examples, split, seed)
+        data = some_of(data, examples, split, seed)
     engine = Engine(study.network, study.final, level=level, memory=memory, batch_size=batch_size)
     plan = _Plan(study, engine, data, split, chosen, alphas, sigmas, draws, antithetic, seed)
     facts = facts_of(
@@ -324,7 +324,7 @@ def _norm(noise: Params, move: Move) -> float:
     return math.sqrt(sum(float(noise[name].double().square().sum()) for name in move.names))
 
 
-def _some(data: Data, examples: int, split: str, seed: int) -> Data:
+def some_of(data: Data, examples: int, split: str, seed: int) -> Data:
     """So many examples, drawn without replacement, in their own order."""
     if examples > len(data):
         raise InputError(f"examples={examples}: the {split} data have {len(data)}; give at most so many.")
