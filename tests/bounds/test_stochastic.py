@@ -1,6 +1,7 @@
 """The bound of a study, end to end: its draws against the plain loop, what it holds, and what it refuses."""
 
 import math
+import weakref
 
 import polars as pl
 import pytest
@@ -9,7 +10,7 @@ from scipy.stats import norm
 from torch import nn
 
 import shaketable as st
-from shaketable.bounds import bounds_by_scale, criticality_bound, study_bound
+from shaketable.bounds import bounds_by_scale, criticality_bound, stochastic, study_bound
 from shaketable.bounds.stochastic import _posterior
 from shaketable.errors import InputError
 from shaketable.evaluate import evaluate
@@ -85,6 +86,23 @@ def test_the_errors_are_those_of_the_plain_loop_on_the_same_draws():
         assert bound.term(term) == pytest.approx(sum(errors) / 7, abs=1e-12)
     final = evaluate(study.network, study.final, study.data("test")).error
     assert bound.term("test error, final") == pytest.approx(final)
+
+
+def test_no_more_draws_are_held_at_a_time_than_fit_the_budget_twice(monkeypatch):
+    study, alive, most = deep(), [], []
+    draw = stochastic._Posterior.draw
+
+    def watched(self, *words):
+        found = draw(self, *words)
+        alive.append(weakref.ref(found["0.weight"]))
+        most.append(sum(one() is not None for one in alive))
+        return found
+
+    monkeypatch.setattr(stochastic._Posterior, "draw", watched)
+    monkeypatch.setattr(stochastic, "AT_ONCE", 6 * sum(tensor.nbytes for tensor in study.final.values()))
+    study_bound(study, 1.0, 0.5, draws=7)
+    assert len(most) == 7
+    assert max(most) == 3
 
 
 def test_the_same_seed_gives_the_same_bound_and_the_global_random_state_is_left_alone():

@@ -19,7 +19,7 @@ from shaketable.params import Grouping, Layer, layers
 from shaketable.study import Study
 
 AT_ONCE = 2**28
-"""Bytes of drawn weights that are held at a time."""
+"""Bytes of drawn weights that are held at a time, with what their evaluation copies of them."""
 
 SCALE_SCHEMA = {
     "scale": pl.Float64,
@@ -309,7 +309,7 @@ def _errors(
 ) -> tuple[list[float], list[float]]:
     """Training and test error of each draw; the latter empty without test data."""
     size = sum(study.final[name].nbytes for layer in posterior.layers for name in layer.params)
-    step = max(1, min(32, AT_ONCE // max(1, size)))
+    step = max(1, min(32, AT_ONCE // max(1, 2 * size)))
     splits: list[tuple[Data, list[float]]] = [(study.data("train"), [])]
     if study.test is not None:
         splits.append((study.test, []))
@@ -317,7 +317,9 @@ def _errors(
         variants = [posterior.draw(seed, purpose, draw) for draw in range(start, min(start + step, draws))]
         for data, errors in splits:
             errors += [sums.error for sums in engine.sums(variants, data, losses=False)]
-        advance(len(variants))
+        done = len(variants)
+        del variants  # before the next are drawn
+        advance(done)
     return splits[0][1], splits[1][1] if len(splits) > 1 else []
 
 
