@@ -17,6 +17,7 @@ from shaketable.networks.densenet import densenet
 from shaketable.networks.fcn import fcn
 from shaketable.networks.initialisers import Network
 from shaketable.networks.resnet import DEPTHS, resnet
+from shaketable.networks.transformer import decoder
 from shaketable.networks.vgg import CONVOLUTIONS, vgg
 
 LAYERS_EQUAL = "Zhang, Bengio, Singer, Are all layers created equal?"
@@ -36,7 +37,7 @@ class Family:
     """A family of networks: how its names read, and the function that builds one.
 
     Args:
-        names: its names for people; every one of them may end in ``-bn``.
+        names: its names for people; each may end in ``-bn`` where ``batch_norm`` is among the arguments.
         example: a name.
         about: one line.
         papers: where the networks stand.
@@ -118,6 +119,16 @@ FAMILIES: Mapping[str, Family] = {
         function=densenet,
         known=("densenet121",),
     ),
+    "decoder": Family(
+        names="decoder-<blocks>x<width>",
+        example="decoder-4x128",
+        about="language model: causal attention and two dense layers a block; takes tokens [N, T]",
+        papers=(LAYERS_EQUAL,),
+        pattern=r"decoder-(?P<blocks>[1-9]\d*)x(?P<width>[1-9]\d*)",
+        read=lambda match: (int(match["blocks"]), int(match["width"])),
+        function=decoder,
+        known=("decoder-4x128", "decoder-12x768"),
+    ),
 }
 
 
@@ -129,13 +140,13 @@ def build(name: str, input_shape: Sequence[int], classes: int, *, seed: int = 0,
     Args:
         name: e.g. ``fcn-3x256``, ``fcn-5000-1000-bn``, ``vgg16``, ``resnet18-v2-bn``, ``densenet121``; the ending
             ``-bn`` is ``batch_norm=True``.
-        input_shape: shape of one example, [C, H, W] (a fully connected network takes any shape).
-        classes: number of outputs.
+        input_shape: shape of one example, [C, H, W] (a fully connected network takes any shape, a decoder [T]).
+        classes: number of outputs; for a decoder the size of the vocabulary.
         seed: of the initial weights.
         arguments: plain values (texts, numbers, truth values): those of the family, see :func:`describe`.
 
     Returns:
-        The network: [N, C, H, W] to logits [N, classes]. Its method ``initialise`` redraws its weights.
+        The network: [N, C, H, W] to logits [N, classes], a decoder [N, T] to [N, T, classes]. Its method ``initialise`` redraws its weights.
 
     Raises:
         InputError: an unknown name, argument or value, or an input shape that the network cannot take.
@@ -178,7 +189,7 @@ def construct(name: str, input_shape: Sequence[int], classes: int, **arguments: 
     arguments = implied | arguments
     for key, value in arguments.items():
         _check(name, family, key, value)
-    shape = _checked_shape(name, input_shape, classes, images=family.function is not fcn)
+    shape = _checked_shape(name, input_shape, classes, images=family.function not in (fcn, decoder))
     with torch.device("meta"):
         return family.function(shape, classes, *positional, **arguments)
 
@@ -188,14 +199,14 @@ def describe() -> list[dict[str, Any]]:
 
     Example:
         >>> [record["family"] for record in describe()]
-        ['fcn', 'vgg', 'resnet', 'densenet']
+        ['fcn', 'vgg', 'resnet', 'densenet', 'decoder']
         >>> describe()[0]["arguments"]["batch_norm"]
         {'default': False, 'allowed': 'bool'}
     """
     return [
         {
             "family": key,
-            "names": family.names + "; each may end in -bn",
+            "names": family.names + ("; each may end in -bn" if "batch_norm" in family.arguments else ""),
             "example": family.example,
             "about": family.about,
             "papers": list(family.papers),
@@ -217,11 +228,14 @@ def _parse(name: str) -> tuple[Family, tuple[Any, ...], dict[str, Any]]:
     for family in FAMILIES.values():
         if match := re.fullmatch(family.pattern, plain):
             return family, family.read(match), {"batch_norm": True} if plain != name else {}
-    known = [known + ending for family in FAMILIES.values() for known in family.known for ending in ("", "-bn")]
-    there_is = "; ".join(family.names for family in FAMILIES.values())
-    raise InputError(
-        f"no network is called {name!r}.{_closest(name, known)} There is: {there_is}; each may end in -bn."
-    )
+    known = [known + ending for family in FAMILIES.values() for known in family.known for ending in _endings(family)]
+    there_is = "; ".join(record["names"] for record in describe())
+    raise InputError(f"no network is called {name!r}.{_closest(name, known)} There is: {there_is}.")
+
+
+def _endings(family: Family) -> tuple[str, ...]:
+    """What may stand behind a name of this family."""
+    return ("", "-bn") if "batch_norm" in family.arguments else ("",)
 
 
 def _closest(word: str, words: Sequence[str]) -> str:
