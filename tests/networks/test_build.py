@@ -25,6 +25,10 @@ SMALL = {
     "resnet18-v2": {"width": 0.1, "bias": True},
     "densenet121": {"width": 0.1, "bias": True},
     "densenet121-bn": {"width": 0.1, "stem": "imagenet"},
+    "resn-2-1": {"width": 0.1},
+    "resn-1-2-bn": {"width": 0.1, "stem": "imagenet"},
+    "vit-2x16": {"patch": 8},
+    "mixer-2x16": {"patch": 8},
 }
 small = pytest.mark.parametrize(("name", "arguments"), list(SMALL.items()), ids=list(SMALL))
 
@@ -197,6 +201,13 @@ def test_version_1_is_the_default():
         ("resnet18", (784,), 10, {}, "resnet18 takes images"),
         ("decoder-2x16", CIFAR, 10, {}, r"decoder-2x16 takes sequences of T tokens, .* not .*\(3, 32, 32\)"),
         ("decoder-2x16-bn", (8,), 10, {}, "has no argument 'batch_norm'"),
+        ("vit-2x16-bn", CIFAR, 10, {}, "has no argument 'batch_norm'"),
+        ("vit-2x16", CIFAR, 10, {"patch": 5}, "vit-2x16: patches of 5x5 do not cover an image of 32x32"),
+        ("vit-2x16", CIFAR, 10, {"heads": 3}, "3 heads do not divide the width 16"),
+        ("mixer-2x16", (3, 32, 30), 10, {}, "mixer-2x16: patches of 4x4 do not cover an image of 32x30"),
+        ("vit-4", CIFAR, 10, {}, "no network is called 'vit-4'. Did you mean 'vit-4x64'"),
+        ("resn-4-0", CIFAR, 10, {}, "no network is called 'resn-4-0'"),
+        ("resn-4-4-bn", CIFAR, 10, {"bias": True}, "without batch norm"),
         ("decoder-2x10", (8,), 10, {"head_width": 3}, "3 heads do not divide the width 10"),
         ("decoder-0x16", (8,), 10, {}, "no network is called"),
         ("resnet18", (3, 0, 32), 10, {}, "whole numbers above 0"),
@@ -256,5 +267,5 @@ def test_every_family_builds_its_example_and_describes_it_in_plain_values():
 
 @pytest.mark.parametrize("name", [name for family in FAMILIES.values() for name in family.known])
 def test_every_name_that_is_proposed_can_be_built(name):
-    for ending in ("",) if name.startswith("decoder") else ("", "-bn"):
+    for ending in ("",) if name.startswith(("decoder", "vit", "mixer")) else ("", "-bn"):
         assert parameters(construct(name + ending, shape_for(name), 10)) > 0

@@ -16,9 +16,11 @@ from shaketable.identity import generator_from
 from shaketable.networks.densenet import densenet
 from shaketable.networks.fcn import fcn
 from shaketable.networks.initialisers import Network
-from shaketable.networks.resnet import DEPTHS, resnet
+from shaketable.networks.mixer import mixer
+from shaketable.networks.resnet import DEPTHS, resn, resnet
 from shaketable.networks.transformer import decoder
 from shaketable.networks.vgg import CONVOLUTIONS, vgg
+from shaketable.networks.vit import vit
 
 LAYERS_EQUAL = "Zhang, Bengio, Singer, Are all layers created equal?"
 CRITICALITY = "Chatterji, Neyshabur, Sedghi, The intriguing role of module criticality"
@@ -119,6 +121,36 @@ FAMILIES: Mapping[str, Family] = {
         function=densenet,
         known=("densenet121",),
     ),
+    "resn": Family(
+        names="resn-<blocks>-<blocks>-...",
+        example="resn-4-4",
+        about="residual blocks with identity skips alone, a down-sampling layer between stages",
+        papers=(LAYERS_EQUAL,),
+        pattern=r"resn-([1-9]\d*(?:-[1-9]\d*)*)",
+        read=lambda match: (tuple(map(int, match[1].split("-"))),),
+        function=resn,
+        known=("resn-4-4", "resn-4-4-4-4"),
+    ),
+    "vit": Family(
+        names="vit-<blocks>x<width>",
+        example="vit-4x64",
+        about="vision transformer: patches of an image attend to each other",
+        papers=(LAYERS_EQUAL,),
+        pattern=r"vit-([1-9]\d*)x([1-9]\d*)",
+        read=lambda match: (int(match[1]), int(match[2])),
+        function=vit,
+        known=("vit-4x64", "vit-12x768", "vit-24x1024"),
+    ),
+    "mixer": Family(
+        names="mixer-<blocks>x<width>",
+        example="mixer-4x64",
+        about="MLP-Mixer: dense layers over patches and over channels in turn",
+        papers=(LAYERS_EQUAL,),
+        pattern=r"mixer-([1-9]\d*)x([1-9]\d*)",
+        read=lambda match: (int(match[1]), int(match[2])),
+        function=mixer,
+        known=("mixer-4x64", "mixer-12x768", "mixer-24x1024"),
+    ),
     "decoder": Family(
         names="decoder-<blocks>x<width>",
         example="decoder-4x128",
@@ -146,7 +178,8 @@ def build(name: str, input_shape: Sequence[int], classes: int, *, seed: int = 0,
         arguments: plain values (texts, numbers, truth values): those of the family, see :func:`describe`.
 
     Returns:
-        The network: [N, C, H, W] to logits [N, classes], a decoder [N, T] to [N, T, classes]. Its method ``initialise`` redraws its weights.
+        The network: [N, C, H, W] to logits [N, classes], a decoder [N, T] to [N, T, classes]. Its method ``initialise``
+        redraws its weights.
 
     Raises:
         InputError: an unknown name, argument or value, or an input shape that the network cannot take.
@@ -199,7 +232,7 @@ def describe() -> list[dict[str, Any]]:
 
     Example:
         >>> [record["family"] for record in describe()]
-        ['fcn', 'vgg', 'resnet', 'densenet', 'decoder']
+        ['fcn', 'vgg', 'resnet', 'densenet', 'resn', 'vit', 'mixer', 'decoder']
         >>> describe()[0]["arguments"]["batch_norm"]
         {'default': False, 'allowed': 'bool'}
     """
