@@ -20,7 +20,7 @@ OPTIMISERS = ("sgd", "adam")
 SCHEDULES = ("stages", "cosine", "constant")
 PRECISIONS = ("float32", "bfloat16", "float16")
 _LATER = {"sam_rho": 0.0}  # fields that came later name a run only where they do something: older runs keep their names
-DATA_ARGUMENTS = ("normalise", "train_examples", "test_examples", "pad", "seed")
+DATA_ARGUMENTS = ("normalise", "train_examples", "test_examples", "pad", "seed", "tokens", "vocabulary")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Recipe:
         network_args: its arguments.
         data: a name of :mod:`shaketable.data`.
         data_args: arguments of ``data.load``: ``normalise``, ``train_examples``, ``test_examples``, ``pad``, ``seed``
-            (of the choice of examples; the recipe's own seed does not change which examples are trained on).
+            (of the choice of examples; the recipe's own seed does not change which examples are trained on); for a text
+            ``tokens`` and ``vocabulary``.
         optimiser: ``"sgd"`` or ``"adam"``.
         learning_rate: of the first epoch.
         momentum: of SGD; for Adam it is beta1 (beta2 is 0.999, epsilon 1e-8).
