@@ -89,7 +89,7 @@ def test_the_distance_of_noise_is_proportional_to_its_magnitude_and_that_of_full
     one, two = table.filter(pl.col("perturbation") == "noise")["normalised_l2"]
     assert two == pytest.approx(2 * one)
     pruned = table.filter(pl.col("perturbation") == "prune")["normalised_l2"][0]
-    assert pruned == pytest.approx(float(made[0].weight.norm()) / 12**0.5)
+    assert pruned == pytest.approx(float(made[0].weight.detach().norm()) / 12**0.5)
 
 
 def test_the_reference_row_is_the_network_as_it_is_and_drops_are_against_it():
@@ -135,11 +135,9 @@ def test_the_result_does_not_depend_on_batches_or_on_which_other_magnitudes_and_
 def test_layers_are_taken_one_by_one_where_memory_is_small_with_the_same_numbers(monkeypatch):
     whole = sensitivity(study(), draws=2).table
     monkeypatch.setattr(importlib.import_module("shaketable.probes.sensitivity"), "free_memory", lambda device: 1)
-    assert (
-        sensitivity(study(), draws=2)
-        .table.select("layer", "errors", "loss")
-        .equals(whole.select("layer", "errors", "loss"))
-    )
+    alone = sensitivity(study(), draws=2).table
+    assert alone.select("layer", "errors").equals(whole.select("layer", "errors"))
+    assert alone.drop_nulls("loss")["loss"].to_list() == pytest.approx(whole.drop_nulls("loss")["loss"].to_list(), 1e-5)
 
 
 def test_the_network_and_the_global_random_state_are_left_alone():
