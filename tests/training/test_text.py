@@ -20,7 +20,8 @@ from shaketable.training.loop import Trainer
 
 pytest.importorskip("sentencepiece")
 
-WORDS = "the cat sat on a mat and the rat ran to the hat while a bat and a man sang".split()
+LINE = "the cat sat on a mat and the rat ran to the hat while a bat and a man sang"
+WORDS = LINE.split()
 RECIPE = Recipe(
     network="decoder-2x16",
     network_args={"head_width": 8},

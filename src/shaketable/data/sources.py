@@ -211,8 +211,8 @@ def load(
     if is_text(name):
         if pad or normalise is not None:
             raise InputError(f"{name} is a text; pad and normalise are for images: leave them out.")
-        counts = {"train_examples": train_examples, "test_examples": test_examples}
-        return load_text(name, _text_root(name, root), **options, **counts, seed=seed)
+        options |= {"train_examples": train_examples, "test_examples": test_examples, "seed": seed}
+        return load_text(name, _text_root(name, root), **options)
     if options:
         raise InputError(f"{name} is no text; {' and '.join(options)} would do nothing: leave out, or give a text.")
     own = name.endswith(".npz")

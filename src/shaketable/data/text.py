@@ -202,13 +202,13 @@ def load_text(
     splits = [
         _sequences(tokenizer.encode(lines), tokens, name, word) for word, lines in (("train", train), ("test", test))
     ]
-    kept = [
-        _kept(*split, count, name, word, seed)
-        for split, count, word in zip(splits, (train_examples, test_examples), ("train", "test"), strict=True)
-    ]
     classes = len(tokenizer)
+    train_data, test_data = (
+        Data(*_kept(*split, count, name, word, seed), classes)
+        for split, count, word in zip(splits, (train_examples, test_examples), ("train", "test"), strict=True)
+    )
     stem = Path(name.removeprefix(PREFIX)).stem
-    return Dataset(stem, *(Data(*split, classes) for split in kept), tokenizer.pieces, tokenizer=tokenizer)
+    return Dataset(stem, train_data, test_data, tokenizer.pieces, tokenizer=tokenizer)
 
 
 def place(name: str, root: Path | None) -> tuple[Path, Path | None]:
@@ -245,7 +245,7 @@ def tokens_checked(network: nn.Module, data: Data) -> Iterator[None]:
     """
     integers = {t.data_ptr(): t for t in tensors_of(data.inputs).values() if t.dtype in (torch.int64, torch.int32)}
 
-    def check(module: nn.Module, args: tuple[Any, ...]) -> None:
+    def check(module: Any, args: tuple[Any, ...]) -> None:
         tensor = integers.get(args[0].data_ptr()) if args and isinstance(args[0], Tensor) else None
         rows = module.num_embeddings
         if tensor is not None and not 0 <= int(tensor.min()) <= int(tensor.max()) < rows:
