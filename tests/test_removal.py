@@ -172,15 +172,16 @@ def test_tensors_that_another_block_shares_are_never_zeroed():
     assert found.tensors is None or not any("down" in name for name in found.tensors)
 
 
-class Rescaled(nn.Sequential):
+class Rescaled(nn.Module):
     """A block with a projection of equal shape beside its branch."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+        super().__init__()
+        self.branch = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
         self.shortcut = nn.Linear(4, 4)
 
-    def forward(self, input):
-        return self[2](self[1](self[0](input))) + self.shortcut(input)
+    def forward(self, inputs):
+        return self.branch(inputs) + self.shortcut(inputs)
 
 
 def test_what_cannot_be_removed_is_one_sentence_that_says_why():

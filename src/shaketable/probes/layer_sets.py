@@ -178,8 +178,9 @@ def largest_set(
     """
     started = time.monotonic()
     check_whole(seed=seed)
-    check_whole(1, draws=draws, look_ahead=look_ahead, **({} if beam is None else {"beam": beam}))
-    check_whole(0, checkpoint=checkpoint, **({} if beyond is None else {"beyond": beyond}))
+    or_none = {name: value for name, value in (("beam", beam), ("beyond", beyond)) if value is not None}
+    check_whole(1, draws=draws, look_ahead=look_ahead, **or_none)
+    check_whole(0, checkpoint=checkpoint)
     check_statistics(statistics)
     if how not in HOWS:
         raise InputError(f"how={how!r}: use one of {', '.join(HOWS)}.")
