@@ -1,6 +1,8 @@
 """Experts that are stored in one tensor, taken apart, so that each has parameters of its own."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -59,19 +61,36 @@ def unstacked(network: nn.Module) -> nn.Module:
 def take_apart(module: nn.Module, name: str) -> None:
     """One parameter [E, ...] of a module as E parameters; in place."""
     parametrize.register_parametrization(module, name, Stack())
+    for part in module.parametrizations.modules():  # type: ignore[union-attr]  # new modules begin in training mode
+        part.training = module.training
 
 
-def put_together(network: nn.Module) -> list[tuple[nn.Module, str]]:
-    """Undo :func:`take_apart` everywhere, in place, for code that wants the whole tensors; returns what it undid."""
-    undone = [
-        (module, name)
-        for module in network.modules()
-        if parametrize.is_parametrized(module)
-        for name in list(module.parametrizations)  # type: ignore[arg-type]  # a ModuleDict
-        if isinstance(module.parametrizations[name][0], Stack)  # type: ignore[index]
-    ]
-    for module, name in undone:
-        parametrize.remove_parametrizations(module, name)
-        if name not in module._parameters:  # torch leaves a plain tensor where nothing asks for gradients
-            setattr(module, name, nn.Parameter(getattr(module, name), requires_grad=False))
-    return undone
+@contextmanager
+def put_together(network: nn.Module) -> Iterator[None]:
+    """Experts in whole tensors again, for code that sets these; afterwards each expert has its part of what was set."""
+    apart = [module for module in network.modules() if _is_apart(module)]
+    kinds, lists = [type(module) for module in apart], [module._modules["parametrizations"] for module in apart]
+    # not remove_parametrizations: that changes the class, which copies of the network share
+    for module in apart:
+        wholes = {name: getattr(module, name).detach() for name in module.parametrizations}  # type: ignore[union-attr]
+        module.__class__ = parametrize.type_before_parametrizations(module)
+        del module._modules["parametrizations"]
+        for name, whole in wholes.items():
+            module.register_parameter(name, nn.Parameter(whole))
+    try:
+        yield
+    finally:
+        for module, kind, held in zip(apart, kinds, lists, strict=True):
+            wholes = {name: module._parameters.pop(name) for name in held}  # type: ignore[union-attr]  # a ModuleDict
+            module.__class__, module._modules["parametrizations"] = kind, held
+            with torch.no_grad():
+                for name, whole in wholes.items():
+                    for part, value in zip(held[name].parameters(), whole, strict=True):  # type: ignore[index]
+                        part.copy_(value)
+
+
+def _is_apart(module: nn.Module) -> bool:
+    """Whether this module's tensors were taken apart."""
+    if not parametrize.is_parametrized(module):
+        return False
+    return all(isinstance(steps[0], Stack) for steps in module.parametrizations.values())  # type: ignore[union-attr, index]

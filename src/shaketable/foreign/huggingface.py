@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from shaketable.data import Data, as_data
 from shaketable.data.data import IGNORED
 from shaketable.errors import InputError
-from shaketable.foreign.experts import put_together, take_apart
+from shaketable.foreign.experts import put_together
 from shaketable.study import Study
 
 LABELS = ("labels", "label")
@@ -103,12 +103,10 @@ def from_huggingface(
 
 def initialise(model: nn.Module, generator: torch.Generator) -> None:
     """Redraw a transformers model in place by its own rule, which draws from torch's global generator (seeded by the caller)."""
-    apart = put_together(model)
     for module in model.modules():
         vars(module).pop("_is_hf_initialized", None)  # left by from_pretrained: "do not touch"
-    model.initialize_weights()  # type: ignore[operator]
-    for module, name in apart:
-        take_apart(module, name)
+    with put_together(model):
+        model.initialize_weights()  # type: ignore[operator]
 
 
 class _Reader:

@@ -123,10 +123,14 @@ def _stripped(tensors: Mapping[str, Tensor], prefix: str, known: set[str]) -> di
 
 def _prefix(given: Mapping[str, Tensor], network: nn.Module, where: str) -> str:
     """The one prefix below which a file has every parameter of the network."""
-    wanted = [name for name, _ in network.named_parameters() if name in state(network)]
-    ends = {name[: -len(wanted[0])] for name in given if name.endswith(wanted[0])} if wanted else set()
-    fits = sorted(start for start in ends if all(f"{start}{name}" in given for name in wanted))
-    fits = [start for start in fits if not start or start.endswith(".")]
+    kept = state(network)
+    wanted = {name: parameter.shape for name, parameter in network.named_parameters() if name in kept}
+    first = next(iter(wanted), "")
+    ends = {name.removesuffix(first) for name in given if first and name.endswith(first)}
+    fits = [start for start in sorted(ends) if not start or start.endswith(".")]
+    fits = [start for start in fits if all(f"{start}{name}" in given for name in wanted)]
+    shapes = [start for start in fits if all(given[f"{start}{name}"].shape == shape for name, shape in wanted.items())]
+    fits = shapes or (fits if len(fits) == 1 else [])  # other shapes under the right names: the study says which
     if len(fits) == 1:
         return fits[0]
     if fits:
