@@ -147,8 +147,9 @@ def reader(shared: bool = False) -> Reader:
         projection = nn.Linear(8, 4) if shared else None
         network = Reader(Attention(projection), Attention(projection)).eval()
         with torch.no_grad():
-            for block in network.blocks:
-                block.down.bias.zero_()
+            for name, parameter in network.named_parameters():
+                if name.endswith("down.bias"):
+                    parameter.zero_()
         return network
 
 

@@ -292,8 +292,8 @@ class _Plan:
     def measure(self, cells: Cells) -> list[Cell]:
         """All rows of the table."""
         sources: list[tuple[How, int]] = [("reinitialise", epoch) for epoch in self.epochs]
-        sources += [("rerandomise", draw) for draw in range(self.draws)]
-        sources += [("remove", 0)] if self.remove else []
+        sources.extend(("rerandomise", draw) for draw in range(self.draws))
+        sources.extend([("remove", 0)] if self.remove else [])
         size = sum(tensor.numel() * tensor.element_size() for tensor in self.study.final.values())
         together = max(1, free_memory(torch.device("cpu")) // 4 // size)
         parts = [sources[start : start + together] for start in range(0, len(sources), together)] or [[]]
