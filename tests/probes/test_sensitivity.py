@@ -1,7 +1,6 @@
 """Sensitivity of layers against closed forms, torch's own pruning, and a loop that swaps weights."""
 
 import copy
-import importlib
 
 import polars as pl
 import pytest
@@ -9,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
+from shaketable.engine import Engine
 from shaketable.errors import InputError
 from shaketable.params import snapshot
 from shaketable.probes import Sensitivity, sensitivity
@@ -134,8 +134,16 @@ def test_the_result_does_not_depend_on_batches_or_on_which_other_magnitudes_and_
 
 def test_layers_are_taken_one_by_one_where_memory_is_small_with_the_same_numbers(monkeypatch):
     whole = sensitivity(study(), draws=2).table
-    monkeypatch.setattr(importlib.import_module("shaketable.probes.sensitivity"), "free_memory", lambda device: 1)
-    alone = sensitivity(study(), draws=2).table
+    alone_at_a_time = []
+    sums = Engine.sums
+
+    def noted(self, variants, *args, **kwargs):
+        alone_at_a_time.append(len(variants))
+        return sums(self, variants, *args, **kwargs)
+
+    monkeypatch.setattr(Engine, "sums", noted)
+    alone = sensitivity(study(), draws=2, memory=1).table
+    assert alone_at_a_time == [1 + 12, 8, 12]  # the network itself with the first layer; a normalisation is not pruned
     assert alone.select("layer", "errors").equals(whole.select("layer", "errors"))
     assert alone.drop_nulls("loss")["loss"].to_list() == pytest.approx(whole.drop_nulls("loss")["loss"].to_list(), 1e-5)
 

@@ -149,6 +149,7 @@ def sensitivity(
         splits: ``"test"``, ``"train"``; those that the study has, if left out.
         seed: of the noise.
         level, memory, batch_size: of the :class:`shaketable.engine.Engine`; they change speed and memory, not the result.
+            ``memory`` also limits the changed weights that are alive at a time.
         store: a folder that keeps the sums as they come: interrupted work goes on from there, finished work is read.
         command: what the user typed, for the provenance.
 
@@ -159,8 +160,8 @@ def sensitivity(
         InputError: no data, no magnitudes at all, or magnitudes out of range.
 
     Cost: for each layer (draws x len(noise) + len(pruning)) parts of a pass over the data. Layers are taken together as long
-        as their changed weights fit into a quarter of the free memory, and one by one in a network too large for that: then
-        the copies of a single layer are alive at a time, and every layer costs a pass more.
+        as their changed weights fit into ``memory`` bytes (without it a quarter of what is free), and one by one in a network
+        too large for that: then the copies of a single layer are alive at a time, and every layer costs a pass more.
 
     Deviates: the paper resets layers and adds no noise; this is for networks that came without initial weights.
 
@@ -187,7 +188,7 @@ def sensitivity(
             f"no layer may be called {FULL_MODEL!r}: that is the name of the reference rows; rename yours."
         )
     engine = Engine(study.network, study.final, level=level, memory=memory, batch_size=batch_size)
-    plan = _Plan(study, engine, data, found, sigmas, sparsities, draws, seed)
+    plan = _Plan(study, engine, data, found, sigmas, sparsities, draws, seed, memory)
     arguments = {"noise": list(sigmas), "pruning": list(sparsities), "draws": draws, "seed": seed, "command": command}
     facts = facts_of(study, data, layers_by=by if isinstance(by, str) else "your own", **arguments)
 
@@ -214,6 +215,7 @@ class _Plan:
     pruning: tuple[float, ...]
     draws: int
     seed: int
+    memory: int | None
 
     def identity(self) -> dict[str, Any]:
         """What the numbers are the numbers of, as plain values."""
@@ -260,8 +262,8 @@ class _Plan:
         return rows
 
     def _groups(self) -> Iterator[list[Layer]]:
-        """Layers, in order, whose changed tensors fit together into a quarter of the free memory; at least one."""
-        final, room = self.study.final, free_memory(self.study.device) // 4
+        """Layers, in order, whose changed tensors fit together into the memory; at least one."""
+        final, room = self.study.final, self.memory or free_memory(self.study.device) // 4
         copies = self.draws * bool(self.noise) + len(self.pruning)
         group: list[Layer] = []
         taken = 0
