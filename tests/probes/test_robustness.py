@@ -61,8 +61,8 @@ def by_hand(network: nn.Module, changes: dict, x, y) -> tuple[int, float]:
 def test_with_statistics_estimated_anew_each_reset_layer_has_the_errors_of_torchs_update_bn():
     network, checkpoints = trained()
     inputs, labels = data(300, 3)
-    table = robustness(study(train=(inputs, labels)), draws=0, splits=["test"], checkpoints=[0, 2],
-                       statistics="reestimate", statistics_batches=2).table  # fmt: skip
+    arguments = {"splits": ["test"], "checkpoints": [0, 2], "statistics": "reestimate", "statistics_batches": 2}
+    table = robustness(study(train=(inputs, labels)), draws=0, **arguments).table
     order = torch.randperm(300, generator=generator_from(0, "statistics"))[:256]
     x, y = data(101, 2)
     for name, of in (("0", ("0.", "1.")), ("3", ("3.",))):
