@@ -16,6 +16,7 @@ import torch
 from shaketable import plots
 from shaketable.files import write_atomically, write_text
 from shaketable.probes import Robustness, robustness
+from shaketable.probes.result import FULL_MODEL
 from shaketable.study import Study
 from shaketable.training import Recipe, train
 
@@ -141,7 +142,7 @@ def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def robustness_markdown(result: Robustness) -> str:
     """The numbers of the heat map: test error in per cent for each layer, and for the full model, at each column."""
     cells, layers, columns = plots.cells(result.summary(), "test", "error")
-    names = [*layers, plots.FULL_MODEL]
+    names = [*layers, FULL_MODEL]
     values = {(cell["layer"], cell["column"]): cell for cell in cells}
     moved = result.distances.filter(pl.col("checkpoint") == 0)
     distance = {row["layer"]: row for row in moved.to_dicts()}
