@@ -155,7 +155,9 @@ def trap() -> Study:
 def test_looking_ahead_and_a_beam_each_find_the_pair_that_the_greedy_search_misses():
     arguments = {"split": "test", "tolerance": 0.1, "by": "module", "batch_size": 10}
     assert largest_set(trap(), beam=1, beyond=1, **arguments).largest == ["three"]
-    assert largest_set(trap(), beam=1, look_ahead=2, beyond=1, **arguments).largest == ["one", "two"]
+    ahead = largest_set(trap(), beam=1, look_ahead=2, beyond=1, **arguments)
+    assert ahead.largest == ["one", "two"]
+    assert ahead.table.filter(pl.col("kept") & (pl.col("step") < 3))["set"].to_list() == ["", "one", "one + two"]
     assert largest_set(trap(), beam=3, beyond=1, **arguments).largest == ["one", "two"]
 
 
