@@ -16,7 +16,7 @@ from shaketable.engine.memory import free_memory
 from shaketable.errors import InputError
 from shaketable.identity import fingerprint, seed_from
 from shaketable.params import Grouping, Layer, layers
-from shaketable.perturb import Statistics, changed_tensors, fresh_params, source_of
+from shaketable.perturb import Statistics, changed_tensors, fresh_params, reestimated_statistics, source_of
 from shaketable.probes.cells import Cell, Cells
 from shaketable.probes.result import FULL_MODEL
 from shaketable.probes.robustness import NO_DISTRIBUTION, NO_INIT
@@ -114,7 +114,8 @@ def joint_robustness(
     draws: int = 5,
     remove: bool = True,
     splits: Sequence[str] | None = None,
-    statistics: Statistics = "keep",
+    statistics: Statistics | Literal["reestimate"] = "keep",
+    statistics_batches: int = 10,
     seed: int = 0,
     level: Level = "auto",
     memory: int | None = None,
@@ -140,7 +141,7 @@ def joint_robustness(
         checkpoints: epochs :math:`\tau`; all that there are, if left out.
         draws: fresh draws per group; 0 leaves re-randomisation out. Draw r is the draw r of :func:`shaketable.robustness`.
         remove: also drop the group; see :func:`shaketable.removal.removals`.
-        splits, statistics, seed, level, memory, batch_size, store, command: as for :func:`shaketable.robustness`.
+        splits, statistics, statistics_batches, seed, level, memory, batch_size, store, command: as for :func:`shaketable.robustness`.
 
     Returns: a :class:`JointRobustness`. What cannot be computed (no initial weights, a layer whose distribution is unknown, a
         block that cannot be dropped) is a row with ``status="unavailable"`` and the reason.
@@ -169,7 +170,10 @@ def joint_robustness(
     started = time.monotonic()
     check_whole(seed=seed)
     check_whole(0, draws=draws)
-    check_statistics(statistics)
+    if statistics == "reestimate":  # what can be wrong with it shows now
+        reestimated_statistics(study.network, study.final, study.data("train"), batches=statistics_batches)
+    else:
+        check_statistics(statistics)
     data = data_of(study, splits)
     found = layers(study.network, by, study.example_inputs())
     named = layer_groups(found, groups, rest)
@@ -182,7 +186,7 @@ def joint_robustness(
         study.checkpoint(epoch)  # says which there are
     members = {name: [layer for layer in found if layer.name in group] for name, group in named.items()}
     engine = Engine(study.network, study.final, level=level, memory=memory, batch_size=batch_size)
-    plan = _Plan(study, engine, data, found, members, epochs, draws, remove, statistics, seed)
+    plan = _Plan(study, engine, data, found, members, epochs, draws, remove, statistics, statistics_batches, seed)
     facts = facts_of(
         study,
         data,
@@ -192,6 +196,7 @@ def joint_robustness(
         checkpoints=list(epochs),
         draws=draws,
         statistics=statistics,
+        **({"statistics_batches": statistics_batches} if statistics == "reestimate" else {}),
         seed=seed,
         command=command,
     )
@@ -265,14 +270,18 @@ class _Plan:
     epochs: tuple[int, ...]
     draws: int
     remove: bool
-    statistics: Statistics
+    statistics: Statistics | Literal["reestimate"]
+    statistics_batches: int
     seed: int
 
     def identity(self) -> dict[str, Any]:
         """What the numbers are the numbers of, as plain values."""
         study = self.study
         first = fresh_params(study.network, seed_from(self.seed, "draw", 0), study.init, study.initialise)[0]
-        return {
+        reestimates = {}
+        if self.statistics == "reestimate":
+            reestimates = {"reestimate": [self.statistics_batches, study.data("train").fingerprint()]}
+        return reestimates | {
             "probe": "joint robustness",
             "version": VERSION,
             "forward": study.forward_fingerprint,
@@ -325,7 +334,8 @@ class _Plan:
         is_final = how == "reinitialise" and number == self.study.final_epoch
         if how == "reinitialise":
             jobs.append((self._row(None, "none", number), {} if is_final else self.study.checkpoint(number)))
-        made = changes(self.study, self.layers, how, number, self.statistics, self.seed)
+        with_layer: Statistics = "rewind" if self.statistics == "rewind" else "keep"
+        made = changes(self.study, self.layers, how, number, with_layer, self.seed)
         for name, group in self.groups.items():
             checkpoint, draw = number if how == "reinitialise" else None, number if how == "rerandomise" else None
             what, parts = self._row(name, how, checkpoint, draw), [made[layer.name] for layer in group]
@@ -337,6 +347,9 @@ class _Plan:
                 continue
             whole = {key: tensor for part in parts for key, tensor in (part.tensors or {}).items()}
             what["distribution"] = " + ".join(dict.fromkeys(p.distribution for p in parts if p.distribution)) or None
+            if self.statistics == "reestimate" and not is_final:
+                weights, train = {**self.study.final, **whole}, self.study.data("train")
+                whole |= reestimated_statistics(self.study.network, weights, train, batches=self.statistics_batches)
             jobs.append((what, {} if is_final else whole))
         return jobs, missing
 
