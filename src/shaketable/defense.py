@@ -457,8 +457,8 @@ def attack_table(
     Cost: per model and repeat a pass over the data, and over the examples ``gradient_draws`` (FGSM) and ``gradient_draws``
         x ``steps`` (PGD) passes forward and backward.
 
-    Deviates: see :func:`adversarial_examples`. Accuracies in table 2 are no whole numbers in a thousand (8.45% with a deviation
-        of 0.00), whatever the paper averaged; here they are counts over all examples.
+    Deviates: see :func:`adversarial_examples`. Some accuracies in table 2 (12.75%, 8.45 ± 0.00%) cannot be means of five counts in
+        1000 examples, whatever the paper averaged; here each is a count over the examples.
 
     Example:
         >>> from shaketable.networks import build
