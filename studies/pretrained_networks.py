@@ -213,8 +213,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         text = f"# {part.name}\n\nCommand: `python -m studies.pretrained_networks {given}` "
         text += f"(PyTorch {torch.__version__}, {seconds:.0f} s for the tables)\n\n"
         text += f"Clean: {clean.errors:,} of {clean.examples:,} wrong, {100 * (1 - clean.error):.2f}% accuracy, loss "
-        text += f"{clean.loss / clean.examples:.3f} nats. Points of accuracy lost, mean ± standard deviation of {chosen.draws} "
-        text += f"draws, on {count:,} {'rows' if which == 'stories260k' else 'images'}:\n\n"
+        text += f"{clean.loss / clean.examples:.3f} nats. Points of accuracy lost, mean ± standard deviation over draws ({chosen.draws}), "
+        text += f"on {count:,} {'rows' if which.startswith('stories') else 'images'}:\n\n"
         write_text(chosen.out / f"{which}.md", text + numbers)
 
 
