@@ -16,6 +16,8 @@ from shaketable.params import Params
 
 LOGITS = 2**24
 """Logits of a language model that are alive at a time: 64 MiB."""
+WIDE = 2**18
+"""Logits that are looked at together on a CPU: 1 MiB."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +124,21 @@ def outcomes(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | N
 
     Among equal logits the lowest class is the decision (torch's argmax). A row with a NaN or infinite logit is wrong.
     """
+    if logits.device.type == "cpu" and logits.numel() > WIDE:  # a part that fits a cache costs half
+        parts = logits.split(max(1, WIDE // logits.shape[-1])), labels.split(max(1, WIDE // logits.shape[-1]))
+        wrong, losses, finite = zip(*map(_outcomes, *parts), strict=True)
+        ok = [torch.ones_like(w) if f is None else f for w, f in zip(wrong, finite, strict=True)]
+        return torch.cat(wrong), torch.cat(losses), None if all(f is None for f in finite) else torch.cat(ok)
+    return _outcomes(logits, labels)
+
+
+def _outcomes(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The same in one piece."""
     highest, decisions = logits.max(-1, keepdim=True)
     below = logits - highest
     wrong = (decisions != labels.unsqueeze(1)).squeeze(1)
-    losses = below.exp().sum(-1).log_() - below.gather(1, labels.unsqueeze(1)).squeeze(1)
+    label = below.gather(1, labels.unsqueeze(1)).squeeze(1)
+    losses = below.exp_().sum(-1).log_() - label
     if logits.sum().isfinite():
         return wrong, losses, None
     finite = logits.isfinite().all(-1)
