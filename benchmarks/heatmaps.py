@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import BATCHES, Naive, Options, Row, Seconds, agree, best_batch, first, now, row, say, timed
-from benchmarks.setups import Case, straight
+from benchmarks.setups import Case, table
 from shaketable.engine import Engine, Variant, kernels
+from shaketable.engine.engine import error_sums
 from shaketable.evaluate import Sums, tally
 
 
@@ -59,7 +60,7 @@ CELLS, IMAGES = 4, 200
 def measure(name: str, options: Options) -> Row:
     """The row of a heat map."""
     work = HEATMAPS[name]
-    case = straight(work.network, work.source, work.checkpoints, work.examples, options, **work.arguments)
+    case = table(work.network, work.source, work.checkpoints, work.examples, options, **work.arguments)
     return compare(name, work, case, options)
 
 
@@ -136,7 +137,7 @@ def slices(engine: Engine, variants: list[Any], case: Case, size: int, tables: f
 
     def noted(logits: Tensor, labels: Tensor) -> Sums:
         ends.append(now())
-        return tally(logits, labels)
+        return tally(logits, labels) if losses else error_sums(logits, labels)
 
     def one(start: int) -> list[Sums]:
         order = torch.arange(start, start + size)
@@ -161,7 +162,7 @@ def fresh(case: Case, options: Options) -> Engine:
 def engine_batch(case: Case, options: Options) -> int:
     """The number of examples that the engine takes at a time for this network and so much data."""
     last: list[Variant] = list(case.variants(case.cells(1)[-1:]))
-    batches = fresh(case, options).map(last, case.data, tally)
+    batches = fresh(case, options).map(last, case.data, tally, decisions=not options.losses)
     return next(batches)[0]
 
 

@@ -31,8 +31,26 @@ RESNET = Recipe(
     checkpoints=(0, 1, 2, 3, 4, 5, 6, 8),
     evaluate_every=10,
 )
-TRAINED: Mapping[str, Recipe] = {"fcn": FCN, "resnet18": RESNET}
-"""Networks for questions whose cost depends on errors; ``python -m benchmarks train`` trains them."""
+SLICE = Recipe(
+    data="cifar10",
+    data_args={"train_examples": 1500, "test_examples": 200},
+    schedule="cosine",
+    batch_size=32,
+    epochs=5,
+    checkpoints=(0,),
+    evaluate_every=5,
+    precision="bfloat16",
+)
+"""Full width on a slice of CIFAR-10: margins of a network that has learned something, in minutes."""
+XAVIER = {"init": "xavier-uniform"}
+TRAINED: Mapping[str, Recipe] = {
+    "fcn": FCN,
+    "resnet18": RESNET,
+    "wide-resnet18-bn": SLICE.replace(network="resnet18-bn", learning_rate=0.02),
+    "wide-vgg16": SLICE.replace(network="vgg16", network_args=XAVIER, optimiser="adam", learning_rate=3e-4),
+    "wide-resnet18": SLICE.replace(network="resnet18", network_args=XAVIER, learning_rate=0.01),
+}
+"""Networks for questions whose cost depends on errors or margins; ``python -m benchmarks train`` trains them."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +125,26 @@ def straight(name: str, source: str, checkpoints: int, examples: int, options: O
     return Case(described(name, arguments), network, operators(network), path, data, about)
 
 
+def table(name: str, source: str, checkpoints: int, examples: int, options: Options, **arguments: Any) -> Case:
+    """A trained network, as users have, if ``python -m benchmarks train`` has made it; else one of random weights.
+
+    The fully connected network has the checkpoints of its training, the others points on the line from initial to final
+    weights: to evaluate each checkpoint of a wide network takes longer than to train it.
+    """
+    recipe = FCN if name == FCN.network else TRAINED.get(f"wide-{name}")
+    run = Run(options.runs / recipe.folder_name) if recipe else None
+    if recipe is None or run is None or not run.finished or status(recipe.data, options.data_root)[0] != "ready":
+        return straight(name, source, checkpoints, examples, options, **arguments)
+    if recipe is FCN:
+        return trained("fcn", "test", examples, options)
+    study = Study.from_run(run.path, options.data_root)
+    data = load(source, root=options.data_root, **{**recipe.data_args, "test_examples": examples}).test
+    path: Any = Path(study.checkpoint(0), study.final, checkpoints)
+    network, error = run.network(), study.history.row(-1, named=True)["test_error"]
+    about = f"{source} test, {len(data):,} images; trained on {recipe.data_args['train_examples']:,}, test error {error:.2f}"
+    return Case(described(name, recipe.network_args), network, operators(network), path, data, about)
+
+
 def trained(name: str, split: str, examples: int, options: Options) -> Case:
     """A network after training, and its layers at the checkpoints of that training.
 
@@ -163,7 +201,7 @@ def small(recipe: Recipe) -> Recipe:
 
 
 def train_all(options: Options) -> None:
-    """Train what is not trained yet: a minute for the fully connected network, an hour for the ResNet-18."""
+    """Train what is not trained yet: minutes for each, and an hour for the ResNet-18 on all of CIFAR-10."""
     for name, recipe in TRAINED.items():
         say(f"training {recipe.folder_name}")
         where = train(

@@ -28,7 +28,6 @@ from studies.common import Options, markdown, options, write_figure, write_table
 from studies.criticality import SMALL_SEARCH, Search, paper, searched, small, study_of, trained, versions
 
 CORRUPTED = {"label_corruption": 0.2, "weight_decay": 0.0, "augmentation": ()}
-EPSILONS = (0.1, 0.15, 0.2, 0.3)
 SIGMAS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 TRUE, WRONG = "true labels", "20% corrupted labels"
 
@@ -43,6 +42,7 @@ class Setting:
         corrupted: the same network on labels of which a fifth is redrawn (figure 5a).
         architectures: by name (figure 5b).
         search: of criticality.
+        epsilons: error thresholds of figure 5; those below a network's training error are left out.
         draws: of the noise around paths.
         examples: of valleys and similarity; None for all.
     """
@@ -52,6 +52,7 @@ class Setting:
     corrupted: Recipe
     architectures: Mapping[str, Recipe]
     search: Search
+    epsilons: tuple[float, ...] = (0.1, 0.15, 0.2, 0.25, 0.3)
     draws: int = 10
     examples: int | None = 5000
 
@@ -70,8 +71,9 @@ def setting(made: Callable[..., Recipe], connected: str, adam: Mapping[str, Any]
     )
 
 
+FEW = {"epsilons": (0.1, 0.2, 0.3), "draws": 3, "examples": 500}
 SETTINGS = {
-    "small": setting(small, "fcn-625-125-bn", {"learning_rate": 1e-3}, search=SMALL_SEARCH, draws=3, examples=500),
+    "small": setting(small, "fcn-625-125-bn", {"learning_rate": 1e-3}, search=SMALL_SEARCH, **FEW),
     "full": setting(paper, "fcn-5000-1000-bn", {"learning_rate": 1e-4}, search=Search()),
 }
 
@@ -121,15 +123,16 @@ def subject(setting: Setting, chosen: Options) -> Subject:
 
 def figure_2_and_6(about: Subject) -> dict[str, Any]:
     """Rewinding of each module and of each block: train error, train loss, test error."""
-    chosen = about.chosen
+    chosen, seconds = about.chosen, 0.0
     for by in ("module", "block"):
         result = rewound(about.run, chosen, by)
+        seconds += result.provenance["seconds"]
         summary, classes = result.summary(), result.provenance["classes"]
         write_table(summary, chosen.out / f"figure6-{by}.csv")
         for split, quantity in (("train", "error"), ("train", "loss"), ("test", "error")):
             chart = plots.robustness_heatmap(summary, split, quantity, transpose=False, classes=classes)
             write_figure(chart, chosen.out, f"figure6-{by}-{split}-{quantity}", svg=False)
-    return {"critical": about.critical, "other": about.other}
+    return {"critical": about.critical, "other": about.other, "seconds_of_probe": round(seconds, 1)}
 
 
 def figure_7(about: Subject) -> dict[str, Any]:
@@ -182,7 +185,8 @@ def figure_1_and_10(about: Subject) -> dict[str, Any]:
     write_figure(plots.valley_grid(result.summary()), about.chosen.out, "figure10", svg=False)
     write_table(result.surface(), about.chosen.out / "figure1.csv")
     write_figure(plots.valley_surface(result.surface()), about.chosen.out, "figure1", svg=False)
-    return {"examples": result.provenance["examples"], "draws": about.setting.draws}
+    facts = {"examples": result.provenance["examples"], "draws": about.setting.draws}
+    return facts | {"seconds_of_probe": result.provenance["seconds"]}
 
 
 def thresholds(recipes: Mapping[str, Recipe], about: Subject, name: str) -> dict[str, Any]:
@@ -196,12 +200,15 @@ def thresholds(recipes: Mapping[str, Recipe], about: Subject, name: str) -> dict
             continue
         last = run.history.drop_nulls("train_loss").row(-1, named=True)
         facts[network] = {key: last[key] for key in ("epoch", "train_loss", "train_error", "test_error", "seconds")}
-        epsilons = [epsilon for epsilon in EPSILONS if epsilon >= last["train_error"]]
-        if not epsilons:
-            continue
-        found = searched(study_of(run, about.chosen), run, about.setting.search, about.chosen, epsilon=epsilons)
-        summaries[network] = found.summary()
-        facts[network]["search_seconds"] = found.provenance["seconds"]
+        study, search = study_of(run, about.chosen), about.setting.search
+        found = [
+            searched(study, run, search, about.chosen, epsilon=epsilon)  # one by one: that of the tables is there
+            for epsilon in about.setting.epsilons
+            if epsilon >= last["train_error"]
+        ]
+        if found:
+            summaries[network] = pl.concat(one.summary() for one in found)
+            facts[network]["search_seconds"] = sum(one.provenance["seconds"] for one in found)
     if not summaries:
         return facts
     table = pl.concat([one.select(pl.lit(network).alias("network"), pl.all()) for network, one in summaries.items()])

@@ -34,14 +34,14 @@ SETTINGS: dict[str, Setting] = {
 
 
 def study(setting: Setting, chosen: Options) -> None:
-    """Train, measure, rank, write; files end in the number of the table."""
+    """Train, measure, rank, write; files are named for the number of the table."""
     for number, family in setting.items():
         write_family(family, chatterji2020(number), f"table{number}", chosen)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the study from the command line."""
-    chosen = options("criticality_tables", __doc__.partition("\n")[0], arguments)
+    chosen = options("criticality_tables", __doc__.partition("\n")[0], arguments, parts=tuple(FULL))
     study(SETTINGS[chosen.setting], chosen)
 
 

@@ -24,14 +24,16 @@ SETTINGS: dict[str, Setting] = {
 
 
 def study(setting: Setting, chosen: Options) -> None:
-    """Train, measure, rank, write; files end in the number of the table."""
+    """Train, measure, rank, write; files are named for the number of the table."""
     for number, family in setting.items():
         write_family(family, chatterji2020(number), f"table{number}", chosen)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the study from the command line."""
-    chosen = options("criticality_width", __doc__.partition("\n")[0], arguments)
+    chosen = options(
+        "criticality_width", __doc__.partition("\n")[0], arguments, parts=tuple(f"{x}x width" for x in WIDTHS)
+    )
     study(SETTINGS[chosen.setting], chosen)
 
 

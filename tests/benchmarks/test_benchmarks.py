@@ -158,7 +158,7 @@ def test_json_is_one_list_of_rows_on_standard_output(
     case: setups.Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(heatmaps.HEATMAPS, "heatmap-fcn", toy_heatmap(whole=True))
-    monkeypatch.setattr(heatmaps, "straight", lambda *args, **kwargs: case)
+    monkeypatch.setattr(heatmaps, "table", lambda *args, **kwargs: case)
     assert command.main(["heatmap-fcn", "--json", "--repeats", "1"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
     assert found.keys() >= KEYS
@@ -175,7 +175,7 @@ def test_what_is_missing_is_one_sentence_and_all_goes_on_without_it(
     works = {name: command.BENCHMARKS[name] for name in ("decide-resnet20", "heatmap-fcn")}
     monkeypatch.setattr(command, "BENCHMARKS", works)
     monkeypatch.setitem(heatmaps.HEATMAPS, "heatmap-fcn", toy_heatmap(whole=True))
-    monkeypatch.setattr(heatmaps, "straight", lambda *args, **kwargs: case)
+    monkeypatch.setattr(heatmaps, "table", lambda *args, **kwargs: case)
     assert command.main(["all", "--json", "--repeats", "1"]) == 0
     out, error = capsys.readouterr()
     assert [found["work"] for found in json.loads(out)] == ["heatmap-fcn"]

@@ -176,6 +176,18 @@ def test_errors_of_our_networks_on_a_traced_graph_are_those_of_the_loop(name, ar
     assert ("in bfloat16, near ties again in float32" in engine.choice) == (precision == "bfloat16")
 
 
+@settings(max_examples=25, **QUIETLY)
+@given(plan=plans())
+def test_errors_of_random_networks_by_replay_in_bfloat16_are_those_of_the_loop(plan: Plan):
+    settled_by(wide(lambda: network_of(plan)), precision="bfloat16")
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in MIXES_EXAMPLES])
+@pytest.mark.slow
+def test_errors_of_the_zoo_by_replay_in_bfloat16_are_those_of_the_loop(name):
+    settled_by(CASES[name], precision="bfloat16")
+
+
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_a_network_that_draws_random_numbers_goes_to_the_loop_repeats_and_leaves_the_random_state(name):
     network, inputs = STOCHASTIC[name]()

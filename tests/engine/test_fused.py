@@ -7,7 +7,7 @@ from tests.engine import zoo
 from torch import Tensor, nn
 
 from shaketable.engine.fused import Fused
-from shaketable.engine.kernels import KERNELS, Dense, Geometry, OneDNN, Plain, Winograd
+from shaketable.engine.kernels import KERNELS, Dense, Geometry, OneDNN, Patches, Plain, Winograd
 from shaketable.engine.replica import Unsuitable
 from shaketable.forward import forward, map_inputs
 from shaketable.networks import build
@@ -304,7 +304,7 @@ def test_each_kernel_is_a_convolution_with_a_bias_a_sum_and_a_relu(
     weight, bias = torch.randn(outputs, shape[1], *field, generator=draw), torch.randn(outputs, generator=draw)
     geometry = Geometry(stride, padding, dilation, 1, x.shape, field)
     if not kernel.fits(geometry, weight):
-        assert isinstance(kernel, Dense | Winograd)
+        assert isinstance(kernel, Dense | Winograd | Patches)
         return
     truth = F.conv2d(x.double(), weight.double(), None, stride, padding, dilation)
     other = torch.randn(truth.shape, generator=draw).contiguous(memory_format=torch.channels_last)
@@ -330,3 +330,31 @@ def test_winograd_errs_a_few_times_as_much_as_a_plain_convolution() -> None:
         errors[type(kernel).__name__] = float((found - truth).norm() / truth.norm())
     assert errors["Winograd"] < 3e-6
     assert errors["Plain"] < errors["Winograd"] < 10 * errors["Plain"]
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"), [(4, 1, (1, 1)), (8, 2, (1, 1)), (2, 1, (1, 0)), (5, 2, (0, 2))]
+)
+def test_patches_in_bfloat16_are_a_convolution_to_its_rounding(size, stride, padding) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 32, size, size, generator=draw).bfloat16().contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(16, 32, 3, 2, generator=draw).bfloat16()
+    geometry = Geometry((stride, stride), padding, (1, 1), 1, x.shape, (3, 2))
+    truth = F.conv2d(x.double(), weight.double(), None, stride, padding)
+    kernel, other = Patches(), torch.randn(truth.shape, generator=draw).bfloat16()
+    assert kernel.fits(geometry, weight)
+    packed = kernel.pack(geometry, weight, lambda count: torch.empty(count, dtype=torch.bfloat16))
+    found = kernel.run(geometry, x, packed, None, other, True)
+    assert (found - (truth + other).relu()).abs().max() < 2**-7 * truth.abs().max()
+
+
+def test_some_rows_of_a_batch_have_the_logits_that_they_have_among_all() -> None:
+    network, inputs = settled(build("resnet18-bn", (3, 16, 16), 10, width=0.125)), images(9, size=16)
+    fused, other, rows = Fused(network, state(network), inputs), zoo.another(network), torch.tensor([7, 2, 3])
+    fused.base(inputs)
+    for layer in layers(network):
+        changes = {name: other[name] for name in layer.params}
+        whole = fused.logits(changes)
+        assert distance(fused.logits(changes, rows=rows), whole[rows]) < EXACT
+        assert torch.equal(fused.logits(changes), whole)
+    assert torch.equal(fused.logits({}, rows=rows), fused.logits({})[rows])

@@ -1,7 +1,9 @@
 """What the studies of module criticality share, and their tables: recipes, ranks, and the machinery on a toy."""
 
+import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 
 import polars as pl
@@ -164,6 +166,37 @@ def test_a_table_is_written_and_names_the_networks_that_diverged_or_did_not_reac
     assert json.loads((chosen.out / "toy.json").read_text())["recipes"]["wild"]["learning_rate"] == 1e30
 
     weights = {path: path.stat().st_mtime_ns for path in chosen.runs.rglob("*.safetensors")}
-    shared.write_family(shared.Family(dict(list(networks.items())[:4]), search), printed, "toy", chosen)
+    chosen = dataclasses.replace(chosen, only=("narrow", "wide", "deep"))
+    shared.write_family(family, printed, "toy", chosen)
+    assert json.loads((chosen.out / "toy.json").read_text())["left_out"] == ["late", "wild"]
     assert weights == {path: path.stat().st_mtime_ns for path in chosen.runs.rglob("*.safetensors")}
     assert pl.read_csv(chosen.out / "toy.csv").equals(values)
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "results" / "module-criticality.md"
+
+
+def test_the_tables_in_the_committed_page_are_those_that_the_studies_wrote() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    written = sorted(PAGE.with_suffix("").glob("*.md"))
+    assert written
+    for path in written:
+        tables = path.read_text(encoding="utf-8").strip().split("\n\n")
+        assert all(table.strip() in page for table in tables), path.name
+
+
+def test_every_picture_in_the_committed_page_is_there_and_no_other() -> None:
+    shown = set(re.findall(r"\(module-criticality/([\w.-]+\.(?:png|svg))\)", PAGE.read_text(encoding="utf-8")))
+    assert shown == {path.name for path in PAGE.with_suffix("").iterdir() if path.suffix in (".png", ".svg")}
+
+
+def test_the_committed_tables_are_those_of_the_small_setting() -> None:
+    known = {
+        f"table{number}": family for study in (tables, width) for number, family in study.SETTINGS["small"].items()
+    }
+    for path in PAGE.with_suffix("").glob("table*.json"):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        recipes = {name: Recipe.from_dict(recipe) for name, recipe in facts["recipes"].items()}
+        assert facts["left_out"] == [name for name in known[path.stem].networks if name not in recipes]
+        assert all(recipe == known[path.stem].networks[name] for name, recipe in recipes.items())
+        assert facts["search"] == json.loads(json.dumps(vars(known[path.stem].search)))

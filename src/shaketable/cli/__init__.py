@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 from cyclopts import CycloptsError
 
-from shaketable.cli import catalogue, robustness, training
+from shaketable.cli import catalogue, criticality, measures, report, robustness, training
 from shaketable.cli.terminal import app
 
-__all__ = ["app", "catalogue", "main", "robustness", "training"]
+__all__ = ["app", "catalogue", "criticality", "main", "measures", "report", "robustness", "training"]
 
 
 def main(arguments: Iterable[str] | None = None) -> None:

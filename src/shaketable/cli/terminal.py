@@ -1,6 +1,8 @@
 """What the commands share: the options that several have, and how they print."""
 
 import json
+import shutil
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,12 +15,13 @@ app = App(
     name="shaketable",
     version=__version__,
     suppress_keyboard_interrupt=False,  # main() says what was kept
-    help="Find out which layers hold a neural network up: reset each of them, and see what still works.",
+    help="Find out which layers hold a neural network up: reset or perturb each of them, and see what still works.",
     help_format="plaintext",
     help_epilogue="""Examples:
   shaketable demo
   shaketable train --network resnet18-bn --data cifar10 --data-root ~/data
   shaketable robustness runs/RUN --draws 5
+  shaketable criticality runs/RUN --epsilon 0.1
   shaketable report runs/RUN
 
 `shaketable COMMAND --help` tells more. Exit codes: 0 well, 2 wrong use, 1 failed.""",
@@ -59,6 +62,12 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Any:
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))
     return made
+
+
+def wrapped(paragraphs: Iterable[str]) -> str:
+    """Paragraphs as wide as the terminal, and no wider than one reads with ease."""
+    width = min(shutil.get_terminal_size().columns, 100)
+    return "\n\n".join(textwrap.fill(text, width, break_on_hyphens=False) for text in paragraphs)
 
 
 def pairs(given: list[str] | None, option: str) -> dict[str, Any] | None:

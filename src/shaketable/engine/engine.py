@@ -16,14 +16,14 @@ from shaketable.engine.levels import LEVELS, PRECISIONS, Batch, Level, Levels, N
 from shaketable.engine.memory import budget, is_out_of_memory
 from shaketable.engine.variants import Variant, check, names_of
 from shaketable.errors import InputError
-from shaketable.evaluate import Sums, checked, tally
+from shaketable.evaluate import Sums, checked, rows, tally
 from shaketable.forward import Inputs, map_inputs, tensors_of
 from shaketable.params import Params, state
 
 CACHE = 2**28
 """Bytes of a recorded pass on a CPU beyond which more examples in flight gain nothing."""
-CHECKED = 8
-"""Examples on which each layer is compared with the loop."""
+CHECKED, TRIED = 8, 1000
+"""Examples on which each layer is compared with the loop, and the most on which levels are timed."""
 T = TypeVar("T")
 
 
@@ -134,7 +134,7 @@ class Engine:
         if span is not None and not 0 <= span[0] < span[1] <= len(data):
             raise InputError(f"span={span!r}: give the first example and the one behind the last, of {len(data)}.")
         totals: list[Sums] = []
-        function = _Tally(per_class, margins)
+        function = _Tally(per_class, margins) if losses or per_class or margins else error_sums
         order = None if span is None else torch.arange(*span)
         for size, found in self.map(variants, data, function, order, not losses and not margins, planned):
             totals = list(map(add, totals, found)) if totals else found
@@ -195,9 +195,10 @@ class Engine:
 
         before = self.choice
         self._levels.prepare(variants, by_layer, part(0, min(total, CHECKED))[0])
-        size = min(self._size(total), total)
+        size = min(self._size(total, decisions), total)
+        tried = min(size, TRIED)
         try:
-            self._levels.tune(variants, by_layer, part(0, size)[0], (planned or total) / size, decisions)
+            self._levels.tune(variants, by_layer, part(0, tried)[0], (planned or total) / tried, decisions)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise  # else the batches below will shrink until they fit
@@ -294,7 +295,7 @@ class Engine:
             self._stop.clear()
             torch.set_num_threads(threads)
 
-    def _size(self, total: int) -> int:
+    def _size(self, total: int, decisions: bool) -> int:
         """Examples in flight: what the budget allows, and no more than keeps a processor's cache useful."""
         if self._batch_size:
             return self._batch_size
@@ -303,6 +304,7 @@ class Engine:
         workers = len(self._levels.workers)
         fits = self.memory // (3 * self._levels.per_example * workers)
         wanted = 2048 if self.device.type == "cuda" else max(32, min(2000, CACHE // self._levels.per_example))
+        wanted *= 2 if decisions and self._levels.halves else 1  # of half as many bytes
         return max(1, min(fits, wanted, -(-total // workers)))
 
 
@@ -313,6 +315,16 @@ def _version(tensor: Tensor) -> int:
 
 class _Stopped(Exception):
     """Another worker failed, or nobody waits for the rest."""
+
+
+def error_sums(logits: Tensor, labels: Tensor) -> Sums:
+    """Errors of a batch and no loss (NaN): what :func:`shaketable.evaluate.tally` counts, in half of the time."""
+    logits, labels = rows(logits, labels)
+    errors, not_finite = logits.max(-1).indices != labels, 0
+    if not logits.sum().isfinite():
+        finite = logits.isfinite().all(-1)
+        errors, not_finite = errors | ~finite, int((~finite).sum())
+    return Sums(len(labels), int(errors.sum()), nan, not_finite)
 
 
 class _Tally:

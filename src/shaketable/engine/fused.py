@@ -114,23 +114,33 @@ class Fused:
                     del self._values[node]
         return self._values[self._output].float()
 
-    def logits(self, changes: Params, terms: Terms = ()) -> Tensor:
-        """Logits of the base network with some tensors changed.
+    def logits(self, changes: Params, terms: Terms = (), rows: Tensor | None = None) -> Tensor:
+        """Logits of the base network with some tensors changed, on all examples of the batch or on some ``rows`` of it.
 
         With ``terms`` the changes are their weighted sum; where the changed layer is one linear operator whose input is
         the base's, its output is the same weighted sum of its outputs for each term, computed once a batch.
         """
         values: dict[Node, Tensor] = {}
-        for step, free in self._plan(frozenset(changes)):
-            values[step.result] = self._run(step, values, changes, terms)
-            for node in free:
-                del values[node]
-        return values.get(self._output, self._values[self._output]).float()
+        whole, self._rows = self._count, rows
+        try:
+            self._count = whole if rows is None else len(rows)
+            for step, free in self._plan(frozenset(changes)):
+                values[step.result] = self._run(step, values, changes, terms)
+                for node in free:
+                    del values[node]
+            return (values[self._output] if self._output in values else self._recorded(self._output)).float()
+        finally:
+            self._count, self._rows = whole, None
+
+    def _recorded(self, node: Node) -> Tensor:
+        """The base's value, of the rows that are asked for."""
+        value = self._values[node]
+        return value if self._rows is None else value[self._rows]
 
     def clear(self) -> None:
         """Let go of what was recorded."""
         self._values: dict[Node, Tensor] = {}
-        self._count = 0
+        self._count, self._rows = 0, None
         self._layer: _Step | None = None
         self._outputs: dict[int, tuple[Params, Tensor]] = {}
 
@@ -316,7 +326,7 @@ class Fused:
         relu = activation == "relu"
 
         def value(node: Node) -> Tensor:
-            return own[node] if node in own else self._values[node]
+            return own[node] if node in own else self._recorded(node)
 
         other = None if step.other is None else value(step.other)
         if step.kind == "call":
@@ -327,7 +337,7 @@ class Fused:
             x = value(step.x)
             y = _rescaled(x, self._ready(step, None, changes, lambda: self._affine(step, changes, x.dim())))
             y = finish(x.clone() if y is x else y, None, other, relu)
-        elif step.x not in own and (parts := self._parts(step, changes, terms)):
+        elif step.x not in own and self._rows is None and (parts := self._parts(step, changes, terms)):
             y = self._kept_sum(step, value(step.x), parts)
             scaled = _rescaled(y, self._affine(step, changes, y.dim()))
             y = finish(scaled.clone() if scaled is y and len(parts) == 1 else scaled, None, other, relu)

@@ -126,6 +126,31 @@ class Dense:
         return finish(y.view(len(x), *geometry.out, -1).permute(0, 3, 1, 2), bias, other, relu)
 
 
+class Patches:
+    """One product of all patches with the weights, for small maps in bfloat16, where oneDNN's convolution is slow."""
+
+    def fits(self, geometry: Geometry, weight: Tensor) -> bool:
+        g = geometry
+        small = len(g.shape) == 4 and math.prod(g.out) <= 64 and g.groups == 1
+        return small and weight.dtype == torch.bfloat16 and g.dilation == (1, 1) and g.kernel != (1, 1)
+
+    def pack(self, geometry: Geometry, weight: Tensor, room: Room) -> Tensor:
+        packed = room(weight.numel()).view(len(weight), *geometry.kernel, -1)
+        return packed.copy_(weight.permute(0, 2, 3, 1)).view(len(weight), -1)
+
+    def run(
+        self, geometry: Geometry, x: Tensor, packed: Tensor, bias: Tensor | None, other: Tensor | None, relu: bool
+    ) -> Tensor:
+        (down, across), (rows, columns) = geometry.stride, geometry.out
+        (top, left), maps = geometry.padding, x.permute(0, 2, 3, 1)
+        maps = F.pad(maps, (0, 0, left, left, top, top)) if top or left else maps.contiguous()
+        image, line, pixel, _ = maps.stride()
+        sizes = (len(x), rows, columns, *geometry.kernel, x.shape[1])
+        patches = maps.as_strided(sizes, (image, down * line, across * pixel, line, pixel, 1))
+        y = patches.reshape(len(x) * rows * columns, -1) @ packed.t()
+        return finish(y.view(len(x), rows, columns, -1).permute(0, 3, 1, 2), bias, other, relu)
+
+
 class Winograd:
     r"""3x3 with stride 1 as products at 36 points: 4x4 outputs from 6x6 inputs, a quarter of the multiplications.
 
@@ -203,7 +228,7 @@ class Winograd:
         return out[:, :rows, :columns].permute(0, 3, 1, 2)
 
 
-KERNELS = (OneDNN(), Plain(), Dense(), Winograd())
+KERNELS = (OneDNN(), Plain(), Dense(), Patches(), Winograd())
 _chosen: dict[Any, tuple[Kernel, Kernel]] = {}
 
 

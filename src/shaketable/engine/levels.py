@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from shaketable.engine.memory import is_out_of_memory
-from shaketable.engine.replay import Replay
-from shaketable.engine.replica import Replica, Unsuitable
+from shaketable.engine.replay import Half, Replay, halved
+from shaketable.engine.replica import Unsuitable
 from shaketable.engine.variants import Combination, Variant, shares_terms, tensors_of_variant
 from shaketable.errors import RunError
 from shaketable.forward import Inputs, evaluation_mode, forward, map_inputs, tensors_of
@@ -32,14 +32,16 @@ Names = frozenset[str]
 BASE: Names = frozenset()
 ROUNDING = 5e-5
 """Error of a margin, relative to the largest logit, within which an inexact level's decision is left to the loop."""
-SAFETY = 4.0
-"""How many times the largest error of a margin in bfloat16 that was measured is taken as its bound: an empirical one."""
+SAFETY = 2.0
+"""How many times the largest error of a margin in bfloat16, over all layers, is taken as its bound: an empirical one."""
 FOLDED, SHORT = 4, 3e-3
 """Variants of a layer from which vmap is tried, and on a CPU the seconds of one below which it is."""
 PACKED = 5
 """How many times the weights a graph may hold, folded and packed for its kernels (four times for Winograd's)."""
 TRACING, SAVED = 8.0, 0.33
-"""Seconds for tracing a graph and timing its kernels, and the share of replay's time that it may save."""
+"""Seconds for tracing a graph and timing its kernels, and the share of the time without it that it may save."""
+TRIALS = 8
+"""How many times the work of a trial (one variant of each layer on one batch) the work must be for bfloat16 to be tried."""
 SEED = 0
 T = TypeVar("T")
 log = logging.getLogger("shaketable.engine")
@@ -51,11 +53,12 @@ class Worker:
 
     replay: Replay | None = None
     fused: "Fused | None" = None
+    half: Half | None = None
     low: "Fused | None" = None
 
     def clear(self) -> None:
         """Let go of what was recorded."""
-        for level in (self.replay, self.fused, self.low):
+        for level in (self.replay, self.fused, self.half, self.low):
             if level is not None:
                 level.clear()
 
@@ -71,14 +74,17 @@ class Levels:
         self.memory = memory
         self.workers = [Worker() for _ in range(workers)]
         self.routes: dict[Names, str] = {}
-        self.low: dict[Names, float] = {}  # layers whose decisions run in bfloat16, with the bound on a margin's error
+        self.low: dict[
+            Names, tuple[str, float]
+        ] = {}  # decisions in bfloat16: by what, and the bound on a margin's error
+        self._bytes = sum(tensor.numel() * tensor.element_size() for tensor in params.values())
+        self._largest: dict[str, float] = {}  # error of a margin in bfloat16 that was seen
         self.per_example = 1  # bytes that a recorded pass holds
         self.choice = ""
         self._seconds: dict[Names, float] = {}  # what replay takes for an example of a variant
         self._folded: set[Names] = set()  # tried
-        self._fused: set[Names] = set()  # tried
+        self._known: set[tuple[str, Names]] = set()  # levels that were tried
         self._alone = Lock()  # one pass of the loop at a time: it exchanges tensors
-        self._copy: nn.Module | None = None
         self._shapes: list[tuple[int, ...]] = []
 
     @property
@@ -92,29 +98,12 @@ class Levels:
         replay = self.workers[0].replay
         return replay is not None and replay.alone
 
-    def looped(self, variant: Variant, inputs: Inputs, own: bool = False) -> Tensor:
-        """The reference: the variant runs the whole network on all of the batch.
-
-        On a copy of the modules, which any thread may use, or with ``own`` on the user's: for what a copy does not carry.
-        """
+    def looped(self, variant: Variant, inputs: Inputs) -> Tensor:
+        """The reference: the variant runs the whole network, the user's own modules, on all of the batch."""
         params, inputs = {**self.params, **tensors_of_variant(variant)}, map_inputs(torch.clone, inputs)
-        with torch.no_grad(), self._alone:
-            if not own and self._copy is not None:
-                with suppress(
-                    RuntimeError, KeyError, AttributeError
-                ):  # else on the user's own, which says what is wrong
-                    return forward(self._copy, map_inputs(torch.clone, inputs), params)
-            with evaluation_mode(self.network), torch.random.fork_rng(self._cuda()):
-                torch.manual_seed(SEED)  # for networks that draw random numbers: the same ones for every variant
-                return forward(self.network, inputs, params)
-
-    def settled(self, logits: Tensor, variant: Variant, inputs: Inputs, tolerance: float = ROUNDING) -> Tensor:
-        """Logits that are off by a little, those of examples near a tie replaced by the loop's."""
-        near = near_ties(logits, tolerance).nonzero().flatten()
-        if not len(near):
-            return logits
-        exact = self.looped(variant, map_inputs(lambda tensor: tensor[near], inputs))
-        return logits.index_copy(0, near, exact.to(logits.dtype))
+        with torch.no_grad(), self._alone, evaluation_mode(self.network), torch.random.fork_rng(self._cuda()):
+            torch.manual_seed(SEED)  # for networks that draw random numbers: the same ones for every variant
+            return forward(self.network, inputs, params)
 
     def prepare(self, variants: Sequence[Variant], by_layer: Mapping[Names, Sequence[int]], inputs: Inputs) -> None:
         """For each layer that is new: whether replay gives the loop's logits on the first examples.
@@ -136,9 +125,9 @@ class Levels:
             return
         picks = {names: self._telling(variants, indices) for names, indices in new.items()}
         started = time.perf_counter()
-        truth = {names: self.looped(variant, inputs, own=True) for names, variant in picks.items()}
+        truth = {names: self.looped(variant, inputs) for names, variant in picks.items()}
         seconds = time.perf_counter() - started
-        truth[BASE] = self.looped({}, inputs, own=True)
+        truth[BASE] = self.looped({}, inputs)
         worker = self.workers[0]
         if worker.replay is not None:
             found, taken, reason = self._try(worker.replay, picks, inputs)
@@ -150,8 +139,6 @@ class Levels:
         if self.asked == "replay" and len(carried) < len(picks):
             why = reason or "a layer differs"
             raise RunError(f"level='replay' cannot carry this network: {why}; use level='auto'.")
-        if carried and self._copy is None:  # what replay's copy of the modules carries, a plain copy does
-            self._copy = Replica(self.network, self.params).network
         if not carried and set(self.routes.values()) <= {"loop"}:
             self.workers = [Worker()]
         self.routes.update({names: "replay" if names in carried else "loop" for names in picks})
@@ -177,11 +164,11 @@ class Levels:
         if not self.replays or self.asked == "replay":
             return
         with torch.random.fork_rng(self._cuda()):
-            self._fuse(variants, by_layer, inputs, batches, decisions)
+            self._hasten(variants, by_layer, inputs, batches, decisions)
             self._fold(variants, by_layer, inputs)
         self.workers[0].clear()
 
-    def _fuse(
+    def _hasten(
         self,
         variants: Sequence[Variant],
         by_layer: Mapping[Names, Sequence[int]],
@@ -189,92 +176,151 @@ class Levels:
         batches: float,
         decisions: bool,
     ) -> None:
-        """Trace the network to a graph, where the work is worth it, and route to it the layers that it makes faster."""
-        new = [names for names in by_layer if names and names not in self._fused and self.routes[names] == "replay"]
-        if self.device.type != "cpu" or self.asked not in ("auto", "fused") or not new:
+        """Try bfloat16 and a traced graph, each where the work is worth it, and route to them the layers that they make faster."""
+        if self.device.type != "cpu" or self.asked not in ("auto", "fused"):
             return
-        weights = sum(tensor.numel() * tensor.element_size() for tensor in self.params.values())
-        if self.asked == "auto" and PACKED * weights * len(self.workers) > self.memory / 4:
+        layers = [names for names in by_layer if names and self.routes[names] in ("replay", "fused")]
+        size, halves = _count(inputs), decisions and self.halves
+        trial = size * sum(self._seconds[names] for names in layers)
+        whole = size * batches * sum(self._seconds[names] * len(by_layer[names]) for names in layers)
+        kinds = []
+        if halves and self.asked == "auto" and (self.precision == "bfloat16" or whole > TRIALS * trial):
+            kinds += ["half"] if self._bytes / 2 <= self.memory / 4 else []
+        if self._traces(whole, trial):
+            kinds += ["fused", "low"] if halves else ["fused"]
+        layers = [names for names in layers if not self._known.issuperset((kind, names) for kind in kinds)]
+        if not layers:
             return
-        size = _count(inputs)
-        trial = size * sum(self._seconds[names] for names in new)
-        whole = size * batches * sum(self._seconds[names] * len(by_layer[names]) for names in new)
-        if self.asked == "auto" and TRACING + 2.5 * trial > SAVED * whole:
-            return
-        self._fused.update(new)
-        picks = {names: self._telling(variants, by_layer[names]) for names in new}
+        picks = {names: self._telling(variants, by_layer[names]) for names in layers}
         replay = _made(self.workers[0].replay)
         truth, slow = {BASE: replay.base(inputs)}, {}
         for names, variant in picks.items():
             slow[names], truth[names] = clocked(lambda variant=variant: replay.logits(variant), self.device)
         replay.clear()
-        whole = batches * sum(slow[names] * len(by_layer[names]) for names in new)  # known better now
-        if self.asked == "auto" and TRACING + 1.5 * sum(slow.values()) > SAVED * whole:
-            return
+        seconds = dict(slow)
+        for kind in kinds:
+            whole = batches * sum(seconds[names] * len(by_layer[names]) for names in layers)  # known better by now
+            if kind == "fused" and not self._traces(whole, sum(slow.values())):
+                break
+            self._known.update((kind, names) for names in layers)
+            if kind == "fused":
+                self._fuse({names: len(by_layer[names]) for names in layers}, picks, inputs, truth, slow)
+            elif kind == "half" or self.workers[0].fused is not None:
+                self._halve(kind, picks, inputs, truth, seconds)
+
+    @property
+    def halves(self) -> bool:
+        """Whether decisions may run in bfloat16."""
+        if self.device.type != "cpu" or self.asked not in ("auto", "fused"):
+            return False
+        return self.precision == "bfloat16" or (self.precision == "auto" and bfloat16_gain() > 1.5)
+
+    def _traces(self, whole: float, trial: float) -> bool:
+        """Whether a graph may pay for itself, and its packed weights fit: ``whole`` and ``trial`` are seconds without it."""
+        fits = PACKED * self._bytes * len(self.workers) <= self.memory / 4
+        return self.asked == "fused" or (fits and TRACING + 2.5 * trial <= SAVED * whole)
+
+    def _fuse(
+        self,
+        counts: Mapping[Names, int],
+        picks: Mapping[Names, Params],
+        inputs: Inputs,
+        truth: Mapping[Names, Tensor],
+        slow: Mapping[Names, float],
+    ) -> None:
+        """Trace the network to a graph, and route to it the layers that it makes faster, if it makes all of the work faster."""
         try:
-            found, fast = self._traced(picks, inputs, torch.float32)
+            found, fast = self._tried("fused", picks, inputs)
         except Unsuitable as reason:
             if self.asked == "fused":
                 raise RunError(f"level='fused' cannot carry this network: {reason}; use level='auto'.") from reason
             self.choice += f"; no fused graph: {reason}"
             return
-        right = [names for names in new if BASE in found and close(truth[BASE], found[BASE])]
-        right = [names for names in right if close(truth[names], found[names])]
-        gain = sum(len(by_layer[names]) * (slow[names] - fast[names]) for names in right)
+        right = [names for names in picks if close(truth[BASE], found[BASE]) and close(truth[names], found[names])]
+        gain = sum(counts[names] * (slow[names] - fast[names]) for names in right)
         if right and (gain > 0 or self.asked == "fused"):
             self.routes.update(dict.fromkeys(right, "fused"))
             times = sum(slow[names] for names in right) / max(1e-9, sum(fast[names] for names in right))
             self.choice += f"; fused for {len(right)} of them, {times:.1f} times as fast as replay, equal to rounding"
-        if decisions and self.precision != "float32" and (self.precision == "bfloat16" or bfloat16_gain() > 1.5):
-            self._halve(picks, inputs, truth, fast)
 
-    def _traced(
-        self, picks: Mapping[Names, Params], inputs: Inputs, dtype: torch.dtype
-    ) -> tuple[dict[Names, Tensor], dict[Names, float]]:
-        """A graph for each worker; logits of the base and of each layer, and the seconds of the second time."""
-        from shaketable.engine.fused import Fused
+    def _halve(
+        self,
+        kind: str,
+        picks: Mapping[Names, Params],
+        inputs: Inputs,
+        truth: Mapping[Names, Tensor],
+        seconds: dict[Names, float],
+    ) -> None:
+        """Decisions in bfloat16: for each layer the bound on a margin's error, and whether it pays with the second run.
 
+        ``seconds`` is what each layer takes without it, and then with it.
+        """
         try:
-            made = [Fused(self.network, self.params, inputs, dtype) for _ in self.workers]
-            level = made[0]
-            found, seconds = {BASE: level.base(inputs)}, {}
+            found, fast = self._tried(kind, picks, inputs)
+        except Unsuitable as reason:
+            self.choice += f"; no bfloat16: {reason}"
+            return
+        right = [names for names in picks if torch.equal(truth[names].isfinite(), found[names].isfinite())]
+        largest = max((margin_error(truth[names], found[names]) for names in right), default=0.0)
+        self._largest[kind] = max(self._largest.get(kind, 0.0), largest)
+        bound = max(SAFETY * self._largest[kind], ROUNDING)
+        if kind == "low":
+            _made(self.workers[0].fused).base(inputs)
+        for names in right:
+            taken = fast[names] + self._again(kind, names, picks[names], inputs, near_ties(found[names], bound))
+            if self.precision == "bfloat16" or taken < seconds[names]:
+                self.low[names], seconds[names] = (kind, bound), taken
+        count = sum(self.low.get(names, ("", 0))[0] == kind for names in picks)
+        if count:
+            how = "by replay in bfloat16" if kind == "half" else "in bfloat16"
+            self.choice += f"; decisions of {count} layers {how}, near ties again in float32"
+
+    def _again(self, kind: str, names: Names, variant: Params, inputs: Inputs, near: Tensor) -> float:
+        """Seconds to run a variant again in float32 on the examples near a tie, as :class:`Batch` will."""
+        rows, worker = near.nonzero().flatten(), self.workers[0]
+        if not len(rows):
+            return 0.0
+        if kind == "low" and self.routes[names] == "fused":
+            graph = _made(worker.fused)
+            graph.logits(variant, rows=rows)  # kernels for so few rows are chosen
+            return clocked(lambda: graph.logits(variant, rows=rows), self.device)[0]
+        some = map_inputs(lambda tensor: tensor[rows], inputs)
+        try:
+            return clocked(lambda: _made(worker.replay).whole(variant, some), self.device)[0]
+        except Unsuitable:
+            return clocked(lambda: self.looped(variant, some), self.device)[0]
+
+    def _tried(
+        self, kind: str, picks: Mapping[Names, Params], inputs: Inputs
+    ) -> tuple[dict[Names, Tensor], dict[Names, float]]:
+        """A level for each worker; logits of the base and of each layer, and the seconds of the second time."""
+        try:
+            known = [getattr(worker, kind) for worker in self.workers]
+            made = self._of_kind(kind, inputs) if None in known else known
+            found, seconds = {BASE: made[0].base(inputs)}, {}
             for names, variant in picks.items():
-                found[names] = level.logits(variant)  # kernels are chosen the first time
-                seconds[names], _ = clocked(lambda variant=variant: level.logits(variant), self.device)
-        except Exception as error:  # tracing meets any code
+                found[names] = made[0].logits(variant)  # a graph chooses its kernels the first time
+                seconds[names], _ = clocked(lambda variant=variant: made[0].logits(variant), self.device)
+            made[0].clear()
+        except Exception as error:  # copying and tracing meet any code
             if is_out_of_memory(error):
                 raise
             raise Unsuitable(said(error)) from error
         for worker, level in zip(self.workers, made, strict=True):
-            if dtype == torch.float32:
-                worker.fused = level
-            else:
-                worker.low = level
+            setattr(worker, kind, level)
         return found, seconds
 
-    def _halve(
-        self,
-        picks: Mapping[Names, Params],
-        inputs: Inputs,
-        truth: Mapping[Names, Tensor],
-        fast: Mapping[Names, float],
-    ) -> None:
-        """Decisions in bfloat16: for each layer the bound on a margin's error, and whether it pays with the second run."""
-        try:
-            found, seconds = self._traced(picks, inputs, torch.bfloat16)
-        except Unsuitable as reason:
-            self.choice += f"; no bfloat16: {reason}"
-            return
-        for names in picks:
-            if not torch.equal(truth[names].isfinite(), found[names].isfinite()):
-                continue
-            bound = SAFETY * margin_error(truth[names], found[names])
-            again = float(near_ties(found[names], bound).float().mean())
-            pays = seconds[names] * (1 + 4 * again) < fast[names]
-            if self.precision == "bfloat16" or (pays and again < 0.25):
-                self.low[names] = max(bound, ROUNDING)
-        if self.low:
-            self.choice += f"; decisions of {len(self.low)} layers in bfloat16, near ties again in float32"
+    def _of_kind(self, kind: str, inputs: Inputs) -> "Sequence[Half | Fused]":
+        """A new level for each worker."""
+        if kind == "half":
+            buffers = dict(self.network.named_buffers())  # those too that are in no checkpoint
+            low = {name: halved(tensor) for name, tensor in {**buffers, **self.params}.items()}
+            keep_inplace = _made(self.workers[0].replay).keep_inplace
+            return [Half(self.network, low, keep_inplace) for _ in self.workers]
+        from shaketable.engine.fused import Fused
+
+        dtype = torch.float32 if kind == "fused" else torch.bfloat16
+        return [Fused(self.network, self.params, inputs, dtype) for _ in self.workers]
 
     def _fold(self, variants: Sequence[Variant], by_layer: Mapping[Names, Sequence[int]], inputs: Inputs) -> None:
         """For each layer with several variants: whether vmap over them is faster than one after another, and as right."""
@@ -282,7 +328,8 @@ class Levels:
         small = [
             (names, [variants[index] for index in indices[:FOLDED]])
             for names, indices in by_layer.items()
-            if len(indices) >= FOLDED and names not in self._folded and self.routes.get(names) == "replay"
+            if len(indices) >= FOLDED and self.routes.get(names) == "replay"
+            and names not in self._folded and names not in self.low
             and (self.asked == "vmap" or self.device.type == "cuda" or self._seconds.get(names, 1.0) * size < SHORT)
         ]  # fmt: skip
         if not small or self.asked not in ("auto", "vmap"):
@@ -380,14 +427,14 @@ class Batch:
     def base(self) -> Tensor:
         """Logits of the base network."""
         if self._used == {"fused"} and (fused := self._ready("fused")) is not None:
-            return self._settled(fused, {}, ROUNDING)
+            return self._settled(fused, {}, BASE, ROUNDING)
         exact = self._ready("replay")
-        return self._levels.looped({}, self._inputs, own=True) if exact is None else exact
+        return self._levels.looped({}, self._inputs) if exact is None else exact
 
     def logits(self, variants: Sequence[Variant], names: Names, together: int) -> Iterator[Tensor]:
         """Logits of variants of one layer, one after another; vmap takes ``together`` of them at a time."""
         route = self._route(names)
-        if route in ("fused", "bfloat16") and self._ready(route) is None:
+        if route in ("fused", "half", "low") and self._ready(route) is None:
             route = "replay"
         step, few = together if route == "vmap" else 1, not shares_terms(variants)
         for start in range(0, len(variants), step):
@@ -397,24 +444,24 @@ class Batch:
             found = self._several(some, route)
             for number, variant in enumerate(some):
                 if found is None:  # what replay's copy of the modules does not carry, no copy does
-                    yield self._levels.looped(variant, self._inputs, own=True)
+                    yield self._levels.looped(variant, self._inputs)
                 elif route == "replay" and not isinstance(variant, Combination):
                     yield found[number]
                 else:
-                    bound = self._levels.low[names] if route == "bfloat16" else ROUNDING
-                    yield self._settled(found[number], variant, bound)
+                    bound = self._levels.low[names][1] if route in ("half", "low") else ROUNDING
+                    yield self._settled(found[number], variant, names, bound)
 
     def _ready(self, route: str) -> Tensor | None:
         """Base logits of a level on this batch, recorded when they are first needed; None if it is not there, or failed."""
-        worker = self._worker
-        levels = {"fused": worker.fused, "bfloat16": worker.low}
-        name, level = (route, levels[route]) if route in levels else ("replay", worker.replay)
+        name = route if route in ("fused", "half", "low") else "replay"
+        level = getattr(self._worker, name)
         if name not in self._base:
             self._base[name] = None if level is None else self._attempt(name, lambda: level.base(self._inputs))
         return self._base[name]
 
     def _route(self, names: Names) -> str:
-        return "bfloat16" if self._decisions and names in self._levels.low else self._levels.routes[names]
+        low = self._levels.low.get(names) if self._decisions else None
+        return low[0] if low else self._levels.routes[names]
 
     def _several(self, some: Sequence[Variant], route: str) -> Tensor | None:
         """Logits [V, N, ...] of some variants by a level, None for the loop."""
@@ -425,12 +472,37 @@ class Batch:
             return self._attempt("replay", lambda: _made(worker.replay).many(some))
         if route == "replay":
             return self._attempt("replay", lambda: _made(worker.replay).logits(some[0]).unsqueeze(0))
+        if route == "half":
+            return self._attempt("half", lambda: _made(worker.half).logits(some[0]).unsqueeze(0))
         level = worker.fused if route == "fused" else worker.low
         terms = some[0].terms if isinstance(some[0], Combination) else ()
         return self._attempt(route, lambda: _made(level).logits(tensors_of_variant(some[0]), terms).unsqueeze(0))
 
-    def _settled(self, logits: Tensor, variant: Variant, tolerance: float) -> Tensor:
-        return self._levels.settled(logits, variant, self._inputs, tolerance)
+    def _settled(self, logits: Tensor, variant: Variant, names: Names, tolerance: float) -> Tensor:
+        """Logits that are off by a little, those of examples near a tie replaced by the loop's, or by decisions that are."""
+        near = near_ties(logits, tolerance).nonzero().flatten()
+        if not len(near):
+            return logits
+        return logits.index_copy(0, near, self._exact(variant, names, near, tolerance).to(logits.dtype))
+
+    def _exact(self, variant: Variant, names: Names, rows: Tensor, tolerance: float) -> Tensor:
+        """Logits of a variant on some rows, with the loop's decisions: in float32 by the graph, what is near a tie then by the loop."""
+        inputs = map_inputs(lambda tensor: tensor[rows], self._inputs)
+        if tolerance > ROUNDING and self._levels.routes.get(names) == "fused" and self._ready("fused") is not None:
+            changes = tensors_of_variant(variant)
+            logits = self._attempt("fused", lambda: _made(self._worker.fused).logits(changes, rows=rows))
+            if logits is not None:
+                near = near_ties(logits, ROUNDING).nonzero().flatten()
+                return (
+                    logits.index_copy(0, near, self._exact(variant, names, rows[near], ROUNDING))
+                    if len(near)
+                    else logits
+                )
+        with suppress(
+            Exception
+        ):  # what goes wrong in replay's copy of the modules does not in the user's own, or is theirs
+            return _made(self._worker.replay).whole(variant, inputs)
+        return self._levels.looped(variant, inputs)
 
     def _attempt(self, level: str, compute: Callable[[], Tensor]) -> Tensor | None:
         """What a level gives; None from where it fails to the end of the batch."""
@@ -461,8 +533,9 @@ def bfloat16_gain() -> float:
 
 def near_ties(logits: Tensor, tolerance: float) -> Tensor:
     """Which examples [N] an error of ``tolerance``, relative to their largest logit, could give another decision."""
-    highest = logits.topk(min(2, logits.shape[-1]), dim=-1).values
-    near = ~(highest[..., 0] - highest[..., -1] > tolerance * logits.abs().amax(-1))  # what is not a number too
+    lowest, highest = logits.amin(-1, keepdim=True), logits.amax(-1, keepdim=True)
+    reach = highest - tolerance * torch.maximum(highest, -lowest)
+    near = (logits >= reach).sum(-1) != 1  # what is not a number too
     return near.flatten(1).any(1) if near.ndim > 1 else near
 
 
@@ -492,14 +565,15 @@ def close(one: Tensor, other: Tensor) -> bool:
 
 
 def clocked(compute: Callable[[], Tensor], device: torch.device) -> tuple[float, Tensor]:
-    """Seconds, and what was computed."""
+    """Seconds, and what was computed: on a CPU this thread's own, which others on the machine do not lengthen."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    started = time.perf_counter()
+    clock = time.perf_counter if device.type == "cuda" else time.thread_time
+    started = clock()
     found = compute()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - started, found
+    return clock() - started, found
 
 
 def said(error: Exception) -> str:

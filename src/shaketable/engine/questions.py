@@ -11,7 +11,7 @@ from torch import Tensor
 from shaketable.data import Data
 from shaketable.data.data import IGNORED
 from shaketable.engine.decisions import BoundedMean, certain, interval, likely
-from shaketable.engine.engine import Engine
+from shaketable.engine.engine import Engine, error_sums
 from shaketable.engine.variants import Variant
 from shaketable.errors import InputError
 from shaketable.evaluate import Sums, tally
@@ -164,7 +164,7 @@ def errors(
     done: dict[int, Estimate] = {}
     live = list(range(len(variants)))
     for _, indices, _ in _looks(total, 1, seed):
-        for _, found in engine.map([variants[v] for v in live], data, tally, indices, True, total // PLANNED):
+        for _, found in engine.map([variants[v] for v in live], data, error_sums, indices, True, total // PLANNED):
             for v, sums in zip(live, found, strict=True):
                 wrong[v] += sums.errors
                 not_finite[v] += sums.not_finite
@@ -230,7 +230,9 @@ class _Question:
 
     def measure(self, logits: Tensor, labels: Tensor) -> Sums | Tensor:
         """What a batch shows."""
-        return self.quantity(logits, labels) if callable(self.quantity) else tally(logits, labels)
+        if callable(self.quantity):
+            return self.quantity(logits, labels)
+        return error_sums(logits, labels) if self.quantity == "error" else tally(logits, labels)
 
     def take(self, outcome: Sums | Tensor) -> None:
         """Add what a batch showed."""

@@ -108,7 +108,7 @@ class Replay:
     name = "replay"
 
     def __init__(self, network: nn.Module, params: Params, keep_inplace: bool = False) -> None:
-        self.replica = Replica(network, params)
+        self.replica, self.keep_inplace = Replica(network, params), keep_inplace
         self._calls: list[_Call] = []
         self._first: dict[str, int] = {}  # name: when it was first read
         self._copied: set[tuple[int, int]] = set()  # outputs that are written to after they were returned
@@ -205,6 +205,21 @@ class Replay:
             return logits
 
         return torch.vmap(one, randomness="error")(stacked)
+
+    def whole(self, variant: Variant, inputs: Inputs) -> Tensor:
+        """Logits of a variant on other inputs than the base pass's, by running all of the network.
+
+        Raises:
+            Unsuitable: its modules keep things from one call to another.
+        """
+        if self._stateful:
+            raise Unsuitable("its modules store things on themselves")
+        changes = tensors_of_variant(variant)
+        changes = {n: changes[n].clone() if n in self.replica.buffers else changes[n] for n in changes}
+        with torch.no_grad(), self.replica.changed(changes):
+            logits = forward(self.replica.network, map_inputs(torch.clone, inputs))
+        self._refuse_writes()
+        return logits
 
     # the recorded pass
 
@@ -418,6 +433,26 @@ class Replay:
             total = kept[1] * weight if total is None else total.add_(kept[1], alpha=weight)
         assert total is not None
         return total
+
+
+class Half(Replay):
+    """Replay in bfloat16, of params that are in it already: logits are rough. Nothing is traced: any Python code."""
+
+    name = "half"
+
+    def base(self, inputs: Inputs) -> Tensor:
+        """Logits of the base network in float32, computed in bfloat16; see :class:`Replay`."""
+        return super().base(map_inputs(halved, inputs)).float()
+
+    def logits(self, variant: Variant) -> Tensor:
+        """Logits of a variant in float32, computed in bfloat16; see :class:`Replay`."""
+        changes = tensors_of_variant(variant)
+        return super().logits({name: halved(tensor) for name, tensor in changes.items()}).float()
+
+
+def halved(tensor: Tensor) -> Tensor:
+    """Floats of 32 bits in bfloat16, others as they are."""
+    return tensor.bfloat16() if tensor.dtype == torch.float32 else tensor
 
 
 def _items(value: Any) -> list[Tensor]:

@@ -155,7 +155,8 @@ def criticality_curve(
     axis = alt.Axis(format="~g" if 1e-3 < base < top < 1e6 else "~e", tickCount=6)
     scale = alt.Scale(type="log", domain=[base, top])
     y = alt.Y("value:Q", title=f"{SUMS[quantity]} (logarithmic)", scale=scale, axis=axis)
-    x = alt.X("epsilon:Q", title="error threshold ε", scale=alt.Scale(zero=False, padding=12))
+    widest = 1.05 * max(row["epsilon"] for row in rows) or 1.0
+    x = alt.X("epsilon:Q", title="error threshold ε", scale=alt.Scale(domain=[0, widest]), axis=alt.Axis(tickCount=6))
     shades = [(BLUE, *COLOURS)[index % (len(COLOURS) + 1)] for index in range(len(names))]
     legend = alt.Legend(title=None) if names != [""] else None
     colour = alt.Color("network:N", scale=alt.Scale(domain=names, range=shades), legend=legend)

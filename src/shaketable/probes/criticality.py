@@ -4,23 +4,19 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import polars as pl
-import torch
 
 from shaketable.data import Data
-from shaketable.engine import Decision, Engine, Found, Level, Precision, Variant, minimum_ratio, run
+from shaketable.engine import Decision, Engine, Found, Level, Precision
 from shaketable.errors import InputError, RunError
-from shaketable.evaluate import Sums
-from shaketable.identity import generator_from
-from shaketable.params import Grouping, Layer, Params
+from shaketable.params import Grouping
 from shaketable.probes.cells import Cell, Cells
-from shaketable.probes.moves import Move, Parameters, move_of, moved_layers, stuck
+from shaketable.probes.moves import Parameters
+from shaketable.probes.searches import Line, Searches, lines_of
 from shaketable.probes.stored import Result, check_whole, facts_of, stored, time_taken
-from shaketable.progress import progress
 from shaketable.study import Study
 
 Threshold = Literal["absolute", "increase", "ratio"]
@@ -29,10 +25,6 @@ ALPHAS = tuple(step / 20 for step in range(21))
 """0, 0.05, ... 1."""
 SIGMAS = tuple(10.0 ** (step / 40 - 4) for step in range(161))
 """From 1e-4 to 1, 40 in each power of ten: neighbours differ by 5.9%, and their criticality by 12%."""
-PROBED = 512
-"""Examples on which the spread over draws is measured for the standard error."""
-WIDE = 1.25
-"""By what sigma is changed there, to see how the error grows with it."""
 VERSION = 1
 INFEASIBLE = "its error exceeds the bound even at alpha = 1 and the smallest sigma; raise epsilon or add smaller sigmas"
 STILL = "its init equals its final weights: it did not move"
@@ -183,6 +175,7 @@ def criticality(
         takes any objective within 1% of its final value (``quantity="loss", threshold="ratio", epsilon=0.01``).
 
     Example:
+        >>> import torch
         >>> network = torch.nn.Linear(2, 2, bias=False).eval()
         >>> study = Study(network, final={"weight": 100 * torch.eye(2)}, init={"weight": -torch.eye(2)},
         ...               train=(torch.eye(2), [0, 1]))
@@ -244,7 +237,7 @@ def criticality(
 
 
 def _rows(
-    searches: "Searches", epsilon: float, lines: Sequence["Line"], refused: Mapping["Line", str], cells: Cells
+    searches: Searches, epsilon: float, lines: Sequence[Line], refused: Mapping[Line, str], cells: Cells
 ) -> list[Cell]:
     """The rows of one bound."""
     moved = {line.layer.name: line for line in lines if line.move.distance}
@@ -291,7 +284,7 @@ def _rows(
     return rows
 
 
-def _facts(line: "Line", epsilon: float, bound: float) -> Cell:
+def _facts(line: Line, epsilon: float, bound: float) -> Cell:
     """What a row says before anything is measured."""
     layer, size = line.layer, sum(line.move.final[name].numel() for name in line.move.names)
     named = {"layer": layer.name, "position": line.position, "kind": layer.kind, "parameters": size}
@@ -316,7 +309,7 @@ def _values(found: Found, spread: Sequence[float | None] | None, distance: float
     assert slope is not None
     if what == "criticality":
         numbers |= {"error": mean, "error_stderr": deviation}
-    if deviation is not None and slope > 0:
+    if deviation and slope > 0:  # no spread over draws, or none of it felt: nothing is known of the error
         numbers[f"{what}_stderr"] = 2 * value / sigma * deviation / slope
     return numbers
 
@@ -375,107 +368,3 @@ def error_bound(clean: float, epsilon: float, threshold: Threshold, what: str = 
             "threshold='increase', or train further."
         )
     return bound
-
-
-@dataclass(frozen=True, eq=False)
-class Line:
-    """A layer on its way from init to final, and draws of noise: the same ones at every point (common random numbers)."""
-
-    position: int
-    layer: Layer
-    move: Move
-    noise: Sequence[Params]
-
-    def variants(self, alpha: float, sigma: float) -> list[Variant]:
-        """One variant a draw: (1 - alpha) init + alpha final + sigma noise."""
-        return [self.move.at(alpha, sigma, noise) for noise in self.noise]
-
-
-def lines_of(
-    study: Study, by: Grouping, parameters: Parameters, draws: int, seed: int
-) -> tuple[list[Line], dict[Line, str]]:
-    """The layers that can be perturbed, and the others with the reason why not."""
-    found: list[Line] = []
-    refused: dict[Line, str] = {}
-    for position, layer in moved_layers(study, by, parameters).items():
-        move, reason = move_of(study, layer), stuck(study, layer)
-        if reason:
-            refused[Line(position, layer, move, ())] = reason
-        else:
-            noise = [move.noise(seed, "criticality", layer.name, draw) for draw in range(draws)]
-            found.append(Line(position, layer, move, noise))
-    return found, refused
-
-
-@dataclass(frozen=True)
-class Searches:
-    """The searches of one bound: of every layer's criticality and, with alpha = 1, of its PAC-Bayes term."""
-
-    engine: Engine
-    data: Data
-    bound: float
-    quantity: Literal["error", "loss"]
-    alphas: Sequence[float]
-    sigmas: Sequence[float]
-    pac_bayes: bool
-    failure: float
-    exact: bool
-    seed: int
-
-    def found(
-        self, moved: Sequence[Line], remember: Callable[[int, Callable[[], list[Decision]]], list[Decision]]
-    ) -> tuple[dict[str, Found], dict[str, Found]]:
-        """What the searches of each layer found, by its name: over all alphas, and at alpha = 1."""
-        searches = {}
-        for line in moved:
-            variants = _at(line)
-            searches["valley", line.layer.name] = (minimum_ratio(self.alphas, self.sigmas), variants)
-            if self.pac_bayes:
-                searches["final", line.layer.name] = (minimum_ratio([1.0], self.sigmas), variants)
-        with progress(f"criticality at {self.bound:.3g}", len(searches)) as advance:
-            found = run(
-                self.engine,
-                searches,
-                self.data,
-                self.bound,
-                quantity=self.quantity,
-                failure=self.failure,
-                exact=self.exact,
-                seed=self.seed,
-                advance=advance,
-                remember=remember,
-            )
-        return tuple({name: one for (k, name), one in found.items() if k == kind} for kind in ("valley", "final"))  # type: ignore[return-value]
-
-    def spread(
-        self, points: Mapping[str, tuple[float, float]], moved: Mapping[str, Line]
-    ) -> dict[str, tuple[float, float | None, float]]:
-        """At a point of each layer: the mean over draws, its standard error, and the slope of the mean in sigma.
-
-        On some of the examples, with all draws; the slope is that between sigmas a quarter smaller and larger.
-        """
-        order = torch.randperm(len(self.data), generator=generator_from(self.seed, "spread"))[:PROBED]
-        part = self.data.subset(order.sort().values)
-        variants: list[Variant] = []
-        for name, (alpha, sigma) in points.items():
-            for factor in (1.0, 1 / WIDE, WIDE):
-                variants += moved[name].variants(alpha, factor * sigma)
-        sums = self.engine.sums(variants, part, losses=self.quantity == "loss") if variants else []
-        means = torch.tensor([self._mean(one) for one in sums], dtype=torch.float64)
-        found, start = {}, 0
-        for name, (_, sigma) in points.items():
-            count = len(moved[name].noise)
-            here, below, above = means[start : start + 3 * count].view(3, count)
-            start += 3 * count
-            deviation = float(here.std()) / math.sqrt(count) if count > 1 else None
-            slope = float((above - below).mean()) / (sigma * (WIDE - 1 / WIDE))
-            found[name] = (float(here.mean()), deviation, slope)
-        return found
-
-    def _mean(self, sums: Sums) -> float:
-        return sums.error if self.quantity == "error" else sums.mean_loss
-
-
-def _at(line: Line) -> Callable[[tuple[float, ...]], list[Variant]]:
-    """The variants of a layer at a point (alpha, sigma)."""
-    return lambda point: line.variants(point[0], point[1])

@@ -25,7 +25,9 @@ def quantity(value: float | None, error: float | None = None) -> str:
         return "–" if value is None else "infinite" if value > 0 else "no value"
     size = abs(value)
     form = ",.0f" if size == 0 or 1e4 <= size < 1e7 else ",.4g" if 1e-3 <= size < 1e4 else ".2e"
-    return f"{value:{form}}" + ("" if error is None else f" ± {quantity(float(f'{error:.3g}'))}")
+    return f"{value:{form}}" + (
+        "" if error is None or not math.isfinite(error) else f" ± {quantity(float(f'{error:.3g}'))}"
+    )
 
 
 def condition(result: Criticality, bound: float) -> str:
@@ -123,6 +125,8 @@ def bound_verdict(bound: Bound) -> str:
         return "no bound: an assumption fails"
     if bound.vacuous:
         return "vacuous: it says nothing"
+    if bound.chance is not None and bound.value >= bound.chance:
+        return "says no more than guessing"
     return "rests on what was not checked" if "not checked" in statuses else "proved"
 
 

@@ -22,6 +22,7 @@ from shaketable.report.robustness import robustness_part
 HERE = Path(__file__).parent
 MOST_BYTES = 1_500_000
 SIZES = (6000, 4000, 2500, 1500, 900, 500, 300)  # cells of a heat map and rows of a table that the report may have
+LONG = 25  # numbers in a list, beyond which its ends are told
 Reported = Robustness | Criticality | Paths | Valley | Measures | pl.DataFrame | Bounds | Bound
 PARTS: dict[type, tuple[str, Callable[..., dict[str, Any]]]] = {
     Robustness: ("robustness", robustness_part),
@@ -145,4 +146,6 @@ def _short(value: Any) -> Any:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, list) and len(value) > LONG and all(isinstance(one, int | float) for one in value):
+        return f"{len(value)} numbers from {min(value):g} to {max(value):g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

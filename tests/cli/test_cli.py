@@ -1,7 +1,5 @@
 """The command line as a person and a machine see it: output, exit codes, resuming, one sentence per error."""
 
-import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,64 +8,10 @@ import time
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from tests.cli.commands import TINY, answer, call, run
 
 from shaketable import cli
-from shaketable.networks import build
-from shaketable.params import snapshot
-
-TINY = ["--network", "fcn-2x8", "--epochs", "2", "--data-arg", "train_examples=100", "--data-arg", "test_examples=50"]
-
-
-def run(*arguments, cwd, code: int = 0, env: dict | None = None) -> subprocess.CompletedProcess:
-    """The installed command, as a user starts it."""
-    command = [sys.executable, "-m", "shaketable", *map(str, arguments)]
-    environment = (
-        {k: v for k, v in os.environ.items() if k != "SHAKETABLE_DATA"} | {"OMP_NUM_THREADS": "1"} | (env or {})
-    )
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == code, done.stderr + done.stdout
-    return done
-
-
-def call(*arguments, capsys) -> tuple[int, str, str]:
-    """The command inside this process: quick."""
-    with pytest.raises(SystemExit) as stopped:
-        cli.main([str(argument) for argument in arguments])
-    out, err = capsys.readouterr()
-    return int(stopped.value.code or 0), out, err
-
-
-def answer(out: str) -> dict:
-    return json.loads(out.strip().splitlines()[-1])
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A run, trained once."""
-    folder = tmp_path_factory.mktemp("runs")
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(["train", *TINY, "--out", str(folder), "--json"])
-    assert not stopped.value.code
-    (path,) = (p for p in folder.iterdir() if p.is_dir())
-    return path
-
-
-@pytest.fixture
-def foreign(tmp_path):
-    """Weights and data of the user's own, as files."""
-    network = build("fcn-2x8", (4,), 3)
-    torch.save(network.state_dict(), tmp_path / "init.pt")
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.5)
-    save_file(snapshot(network), tmp_path / "final.safetensors")
-    generator = np.random.default_rng(0)
-    arrays = {f"{split}_inputs": generator.normal(size=(30, 4)).astype("float32") for split in ("train", "test")}
-    arrays |= {f"{split}_labels": generator.integers(0, 3, 30) for split in ("train", "test")}
-    np.savez(tmp_path / "data.npz", **arrays)
-    return tmp_path
-
 
 FOREIGN = [
     "robustness",

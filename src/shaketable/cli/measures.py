@@ -1,0 +1,266 @@
+"""The commands that give numbers about a whole network: measures, bounds."""
+
+import inspect
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from shaketable.cli.criticality import Grouping, Names, Numbers, needs_init, strict
+from shaketable.cli.report import written
+from shaketable.cli.source import Source, command_typed, opened
+from shaketable.cli.terminal import Json, app, finish, table, wrapped
+
+if TYPE_CHECKING:
+    from shaketable.bounds import Bound
+    from shaketable.measures import Measure
+    from shaketable.study import Study
+
+
+@app.command(
+    name="measures",
+    help_epilogue="""Examples:
+  shaketable measures runs/RUN
+  shaketable measures runs/RUN --measure network_criticality --epsilon 0.05 --json""",
+)
+def measures_(
+    run: Path | None = None,
+    *,
+    measure: Names = None,
+    epsilon: float = 0.1,
+    draws: int = 10,
+    seed: int = 0,
+    source: Source | None = None,
+    json: Json = False,
+) -> None:
+    """Numbers that should rank networks by how well they generalise: what each is, and which direction is good.
+
+    Either RUN, or --network with --final and --data. Interrupted, the same command goes on.
+
+    Parameters
+    ----------
+    run
+        The folder of a run.
+    measure
+        The name of one; may be repeated; default all that the data allow.
+    epsilon
+        The error threshold of those that have one.
+    draws
+        Of those that draw noise.
+    seed
+        Of those that draw.
+    """
+    from difflib import get_close_matches
+
+    from shaketable.errors import InputError
+    from shaketable.measures import MEASURES
+    from shaketable.probes.stored import facts_of, stored, time_taken
+    from shaketable.report import Measures
+
+    started = time.monotonic()
+    for name in measure or []:
+        if name not in MEASURES:
+            near = get_close_matches(name, MEASURES, 1)
+            meant = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(MEASURES)}."
+            raise InputError(f"--measure {name}: there is no such measure{meant}")
+    study, folder = opened(run, source)
+    chosen = [kind for kind in MEASURES.values() if study.test is not None or "test" not in kind.needs]
+    chosen = [MEASURES[name] for name in dict.fromkeys(measure)] if measure else chosen
+    arguments = {"epsilon": epsilon, "draws": draws, "seed": seed}
+    data = {split: one for split, one in (("test", study.test), ("train", study.train)) if one is not None}
+
+    def identity() -> dict[str, Any]:
+        versions = {kind.name: kind.version for kind in chosen}
+        return _identity("measures", study, data) | {"measures": versions, **arguments}
+
+    def measured(cells: Any) -> Measures:
+        import polars as pl
+
+        from shaketable.measures.measure import SCHEMA
+
+        searches = {**arguments, "store": folder / "measures" / "searches"}
+        rows = [
+            cells.get(kind.name, lambda kind=kind: {n: strict(v) for n, v in _row(study, kind, searches).items()})
+            for kind in chosen
+        ]
+        facts = facts_of(study, data, **arguments, command=command_typed())
+        return Measures(pl.DataFrame(rows, schema=SCHEMA), facts | time_taken(started))
+
+    result = stored(Measures, folder / "measures", identity, measured, command_typed())
+    report = written(folder, result)
+    answer = {"report": str(report), "measures": result.table.to_dicts()}
+    finish(answer, _told(result.table.to_dicts(), report), json)
+
+
+@app.command(
+    name="bounds",
+    help_epilogue="""Examples:
+  shaketable bounds runs/RUN
+  shaketable bounds runs/RUN --alpha 0.5 --sigma 0.05 --draws 1000 --delta 0.01
+  shaketable bounds runs/RUN --margin 1 --epsilon 0.1""",
+)
+def bounds_(
+    run: Path | None = None,
+    *,
+    alpha: float = 1.0,
+    sigma: Numbers = None,
+    draws: int = 100,
+    search_draws: int = 10,
+    delta: float = 0.05,
+    form: Literal["inverse", "derived", "printed"] = "inverse",
+    margin: float | None = None,
+    epsilon: float | None = None,
+    by: Grouping = "module",
+    seed: int = 0,
+    source: Source | None = None,
+    json: Json = False,
+) -> None:
+    """Upper bounds on the error on new examples, from training data alone, with all their terms and what they rest on.
+
+    The bound of theorem 3.2 of Chatterji et al. is on the network with Gaussian noise on all its layers. With --margin also that
+    of theorem B.2, on the network itself; with --epsilon that of corollary 3.3, which rests on a conjecture and takes a search
+    of some minutes. Either RUN, or --network with --final, --init and --data. Interrupted, the same command goes on.
+
+    Parameters
+    ----------
+    run
+        The folder of a run.
+    alpha
+        Where the layers stand between initial (0) and trained weights (1).
+    sigma
+        Standard deviation of the noise; may be repeated: the best of them is searched; default 0.01 to 0.2.
+    draws
+        Networks drawn for the training error with noise.
+    search_draws
+        Networks drawn for each sigma in the search.
+    delta
+        The probability that the bound fails.
+    form
+        inverse: the proof without its relaxations; derived: with its constants; printed: as in the paper.
+    margin
+        In logits, fixed before training: also the bound of theorem B.2.
+    epsilon
+        Also search the criticality of all layers together at this training error: the bound of corollary 3.3.
+    by
+        Which parameters share a prior: module, block or stage.
+    seed
+        Of the noise.
+    """
+    from shaketable.bounds import study_bound, study_deterministic_bound
+    from shaketable.errors import InputError
+    from shaketable.probes.stored import facts_of, stored, time_taken
+    from shaketable.progress import progress
+    from shaketable.report import Bounds
+    from shaketable.report.results import bound_of, plain
+
+    started = time.monotonic()
+    study, folder = opened(run, source)
+    needs_init(study)
+    scales = sigma or [0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.2]
+    if not all(0 < one <= 1 for one in scales):
+        raise InputError(
+            f"--sigma {' '.join(f'{one:g}' for one in scales)}: give standard deviations above 0, up to 1."
+        )
+    arguments = {"alpha": alpha, "sigma": scales, "draws": draws, "search_draws": search_draws, "delta": delta}
+    arguments |= {"form": form, "margin": margin, "epsilon": epsilon, "by": by, "seed": seed}
+    data = {"train": study.data("train")} | ({"test": study.test} if study.test is not None else {})
+
+    def stochastic() -> dict[str, Any]:
+        steps = draws + (search_draws * len(scales) if len(scales) > 1 else 0)
+        with progress("bounds", steps) as advance:
+            return plain(
+                study_bound(
+                    study, alpha, 1.0, draws=draws, delta=delta, scales=scales, search_draws=search_draws, by=by,
+                    form=form, seed=seed, advance=advance,
+                )
+            )  # fmt: skip
+
+    def measured(cells: Any) -> Bounds:
+        found = [cells.get("theorem 3.2", stochastic)]
+        if margin is not None:
+            second = partial(study_deterministic_bound, study, margin, alpha, delta)
+            found.append(cells.get("theorem B.2", lambda: plain(second())))
+        if epsilon is not None:
+            third = partial(_corollary, study, epsilon, delta, by, seed, folder / "bounds" / "searches")
+            found.append(cells.get("corollary 3.3", lambda: plain(third())))
+        facts = facts_of(study, data, **arguments, command=command_typed())
+        return Bounds(tuple(map(bound_of, found)), facts | time_taken(started))
+
+    result = stored(
+        Bounds, folder / "bounds", lambda: _identity("bounds", study, data) | arguments, measured, command_typed()
+    )
+    report = written(folder, result)
+    found = [
+        {name: strict(value) for name, value in plain(bound).items() if name != "terms"}
+        | {"vacuous": bound.vacuous, "statement": bound.statement(), "terms": _terms(bound)}
+        for bound in result.bounds
+    ]
+    told: list[object] = []
+    for bound in result.bounds:
+        rows = [(name, "no value" if value is None else f"{value:.5g}") for name, value in _terms(bound).items()]
+        told += [table(("term", "value"), rows), wrapped([bound.statement()]), ""]
+    finish({"report": str(report), "bounds": found}, [*told, f"report: {report}"], json)
+
+
+def _corollary(study: "Study", epsilon: float, delta: float, by: Grouping, seed: int, store: Path) -> "Bound":
+    """The bound of corollary 3.3 at the joint criticality that a search finds, all parameters moving."""
+    from shaketable.bounds import corollary_bound
+    from shaketable.probes.joint import joint_criticality
+
+    found = joint_criticality(
+        study, by, epsilon=epsilon, parameters="all", seed=seed, store=store, command=command_typed()
+    )
+    total, layers = found.summary()["joint_criticality"].item(), found.table
+    sizes, sigmas = layers["parameters"].to_list(), layers["sigma"].to_list()
+    return corollary_bound(total, epsilon, sizes, sigmas, len(study.data("train")), delta)
+
+
+def _identity(kind: str, study: "Study", data: dict[str, Any]) -> dict[str, Any]:
+    """What the numbers are the numbers of."""
+    return {
+        "probe": kind,
+        "version": 1,
+        "forward": study.forward_fingerprint,
+        "weights": study.weights_fingerprint,
+        "data": {split: one.fingerprint() for split, one in data.items()},
+    }
+
+
+def _row(study: "Study", kind: "Measure", arguments: dict[str, Any]) -> dict[str, Any]:
+    """The row of one measure; what it says of bad input is a reason, for the others go on."""
+    from shaketable.errors import InputError
+    from shaketable.measures import measurements
+    from shaketable.measures.measure import SCHEMA
+
+    accepted = inspect.signature(kind.function).parameters
+    own = {name: value for name, value in arguments.items() if name in accepted}
+    try:
+        return measurements(study, kind.name, {kind.name: own}).row(0, named=True)
+    except InputError as error:
+        known = {"measure": kind.name, "symbol": kind.symbol, "direction": kind.direction, "about": kind.about}
+        said = {"paper": kind.paper, "status": "unavailable", "reason": str(error).rstrip(".")}
+        return dict.fromkeys(SCHEMA) | known | said
+
+
+def _terms(bound: "Bound") -> dict[str, float | None]:
+    """The terms of a bound by their names."""
+    return {name: strict(value) for name, value, _ in bound.terms.rows()}
+
+
+def _told(rows: list[dict[str, Any]], report: Path) -> list[object]:
+    """What a person reads about measures."""
+    from shaketable.report.criticality_words import measure_value
+
+    lines = [(row["measure"], measure_value(row), row["direction"], row["about"]) for row in rows]
+    reasons = [f"{row['measure']}: {row['status']}: {row['reason']}." for row in rows if row["reason"]]
+    return [
+        table(("measure", "value", "better", "what it is"), lines),
+        wrapped(
+            [
+                "Of two networks trained on the same data, the one that is better by a measure should generalise better.",
+                *reasons,
+            ]
+        ),
+        "",
+        f"report: {report}",
+    ]

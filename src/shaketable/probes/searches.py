@@ -1,0 +1,126 @@
+"""The searches behind module criticality: layers on their way from init to final, draws of noise, and the engine."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from shaketable.data import Data
+from shaketable.engine import Decision, Engine, Found, Variant, minimum_ratio, run
+from shaketable.evaluate import Sums
+from shaketable.identity import generator_from
+from shaketable.params import Grouping, Layer, Params
+from shaketable.probes.moves import Move, Parameters, move_of, moved_layers, stuck
+from shaketable.progress import progress
+from shaketable.study import Study
+
+PROBED = 512
+"""Examples on which the spread over draws is measured for the standard error."""
+WIDE = 1.25
+"""By what sigma is changed there, to see how the error grows with it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """A layer on its way from init to final, and draws of noise: the same ones at every point (common random numbers)."""
+
+    position: int
+    layer: Layer
+    move: Move
+    noise: Sequence[Params]
+
+    def variants(self, alpha: float, sigma: float) -> list[Variant]:
+        """One variant a draw: (1 - alpha) init + alpha final + sigma noise."""
+        return [self.move.at(alpha, sigma, noise) for noise in self.noise]
+
+
+def lines_of(
+    study: Study, by: Grouping, parameters: Parameters, draws: int, seed: int
+) -> tuple[list[Line], dict[Line, str]]:
+    """The layers that can be perturbed, and the others with the reason why not."""
+    found: list[Line] = []
+    refused: dict[Line, str] = {}
+    for position, layer in moved_layers(study, by, parameters).items():
+        move, reason = move_of(study, layer), stuck(study, layer)
+        if reason:
+            refused[Line(position, layer, move, ())] = reason
+        else:
+            noise = [move.noise(seed, "criticality", layer.name, draw) for draw in range(draws)]
+            found.append(Line(position, layer, move, noise))
+    return found, refused
+
+
+@dataclass(frozen=True)
+class Searches:
+    """The searches of one bound: of every layer's criticality and, with alpha = 1, of its PAC-Bayes term."""
+
+    engine: Engine
+    data: Data
+    bound: float
+    quantity: Literal["error", "loss"]
+    alphas: Sequence[float]
+    sigmas: Sequence[float]
+    pac_bayes: bool
+    failure: float
+    exact: bool
+    seed: int
+
+    def found(
+        self, moved: Sequence[Line], remember: Callable[[int, Callable[[], list[Decision]]], list[Decision]]
+    ) -> tuple[dict[str, Found], dict[str, Found]]:
+        """What the searches of each layer found, by its name: over all alphas, and at alpha = 1."""
+        searches = {}
+        for line in moved:
+            variants = _at(line)
+            searches["valley", line.layer.name] = (minimum_ratio(self.alphas, self.sigmas), variants)
+            if self.pac_bayes:
+                searches["final", line.layer.name] = (minimum_ratio([1.0], self.sigmas), variants)
+        with progress(f"criticality at {self.bound:.3g}", len(searches)) as advance:
+            found = run(
+                self.engine,
+                searches,
+                self.data,
+                self.bound,
+                quantity=self.quantity,
+                failure=self.failure,
+                exact=self.exact,
+                seed=self.seed,
+                advance=advance,
+                remember=remember,
+            )
+        return tuple({name: one for (k, name), one in found.items() if k == kind} for kind in ("valley", "final"))  # type: ignore[return-value]
+
+    def spread(
+        self, points: Mapping[str, tuple[float, float]], moved: Mapping[str, Line]
+    ) -> dict[str, tuple[float, float | None, float]]:
+        """At a point of each layer: the mean over draws, its standard error, and the slope of the mean in sigma.
+
+        On some of the examples, with all draws; the slope is that between sigmas a quarter smaller and larger.
+        """
+        order = torch.randperm(len(self.data), generator=generator_from(self.seed, "spread"))[:PROBED]
+        part = self.data.subset(order.sort().values)
+        variants: list[Variant] = []
+        for name, (alpha, sigma) in points.items():
+            for factor in (1.0, 1 / WIDE, WIDE):
+                variants += moved[name].variants(alpha, factor * sigma)
+        sums = self.engine.sums(variants, part, losses=self.quantity == "loss") if variants else []
+        means = torch.tensor([self._mean(one) for one in sums], dtype=torch.float64)
+        found, start = {}, 0
+        for name, (_, sigma) in points.items():
+            count = len(moved[name].noise)
+            here, below, above = means[start : start + 3 * count].view(3, count)
+            start += 3 * count
+            deviation = float(here.std()) / math.sqrt(count) if count > 1 else None
+            slope = float((above - below).mean()) / (sigma * (WIDE - 1 / WIDE))
+            found[name] = (float(here.mean()), deviation, slope)
+        return found
+
+    def _mean(self, sums: Sums) -> float:
+        return sums.error if self.quantity == "error" else sums.mean_loss
+
+
+def _at(line: Line) -> Callable[[tuple[float, ...]], list[Variant]]:
+    """The variants of a layer at a point (alpha, sigma)."""
+    return lambda point: line.variants(point[0], point[1])
