@@ -10,7 +10,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from shaketable.errors import InputError
 from shaketable.forward import Inputs, evaluation_mode, forward
-from shaketable.params import linear_layers
+from shaketable.params import computes_weight, linear_layers
 
 CHUNK = 2**19
 """Complex numbers that are held of a convolution's spectrum at a time: 8 MiB; more is slower."""
@@ -141,8 +141,8 @@ def operators(network: nn.Module, inputs: Inputs | None = None) -> dict[str, Ope
     output's size), and every weight of two dimensions as a matrix (linear layers, embeddings, the joint projections of
     attention, recurrent weights): of the layers that :func:`shaketable.params.linear_layers` names.
 
-    Not done: weights of three or more dimensions that no convolution owns; parametrised weights (weight norm), whose
-    parameters are not the weight; what a subclass of a convolution does to its weight before using it.
+    Not done: weights of three or more dimensions that no convolution owns; computed weights (weight norm, of either kind),
+    whose parameters are not the weight; what a subclass of a convolution does to its weight before using it.
 
     Args:
         network: any module; it is called once in evaluation mode, nothing is kept.
@@ -172,6 +172,8 @@ def operators(network: nn.Module, inputs: Inputs | None = None) -> dict[str, Ope
     found: dict[str, Operator] = {}
     convolutions: list[tuple[str, _ConvNd]] = []
     for path, module in network.named_modules(remove_duplicate=False):
+        if computes_weight(module):
+            continue
         for key, parameter in module.named_parameters(recurse=False):
             name = names.get(id(parameter), "")
             if not name or "parametrizations" in path.split("."):

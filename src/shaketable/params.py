@@ -156,6 +156,18 @@ def linear_layers(network: nn.Module, inputs: Inputs | None = None) -> tuple[Lay
     return kept
 
 
+COMPUTED = (
+    "computes its weight from other parameters (weight_norm, spectral_norm, prune); "
+    "bake it in with torch.nn.utils.parametrize.remove_parametrizations or prune.remove first"
+)
+"""What is said of a layer whose parameters are not its weight."""
+
+
+def computes_weight(module: nn.Module) -> bool:
+    """Whether the weight that a module multiplies with is none of its parameters."""
+    return isinstance(getattr(module, "weight", None), Tensor) and module._parameters.get("weight") is None
+
+
 def _is_weight(network: nn.Module, layer: Layer, name: str, tensor: Tensor) -> bool:
     """Whether a parameter multiplies inputs as a matrix or a kernel does."""
     if isinstance(network.get_submodule(layer.modules[0]), nn.LayerNorm | nn.RMSNorm):

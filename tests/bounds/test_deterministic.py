@@ -208,6 +208,54 @@ def test_a_forward_of_ones_own_is_not_read_and_said_so():
     assert "chain of the given linear maps" in bound.statement()
 
 
+def test_a_bare_linear_layer_and_tied_weights_have_their_parameters_by_whatever_name():
+    inputs = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
+    bare = study_deterministic_bound(study(nn.Linear(3, 2), inputs), 1.0)
+    assert bare.value == study_deterministic_bound(study(nn.Sequential(nn.Linear(3, 2)), inputs), 1.0).value
+    tied = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+    tied[2].weight = tied[0].weight
+    assert status(study_deterministic_bound(study(tied, inputs), 1.0), "chain") == "fails"
+
+
+def test_a_computed_weight_is_refused_in_one_sentence():
+    inputs = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
+    network = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)))
+    with pytest.raises(InputError, match="layer '0' computes its weight from other parameters"):
+        study_deterministic_bound(study(network, inputs), 1.0)
+
+
+class Scaled(nn.Module):
+    """A parameter of its own in front of a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.last = nn.Parameter(torch.ones(3)), nn.Linear(3, 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x * self.scale)
+
+
+class Attending(nn.Module):
+    """Attention in front of a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.last = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.attention(x, x, x)[0][:, 0])
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "name"), [(Scaled(), (3,), "scale"), (Attending(), (2, 4), "attention.in_proj_weight")]
+)
+def test_a_parameter_outside_of_the_linear_maps_fails(network, shape, name):
+    given = study(network, torch.randn(10, *shape, generator=torch.Generator().manual_seed(0)))
+    (chain,) = (one for one in study_deterministic_bound(given, 1.0).assumptions if "chain" in one.what)
+    assert chain.status == "fails"
+    assert repr(name) in chain.how
+
+
 def test_the_norm_of_a_zero_padded_convolution_is_at_most_the_one_that_is_used():
     network = nn.Sequential(
         nn.Conv2d(2, 3, 3, padding=1, stride=2, bias=False), nn.Flatten(), nn.Linear(48, 2, bias=False)

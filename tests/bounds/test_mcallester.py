@@ -91,6 +91,11 @@ def test_delta_is_split_between_training_sets_and_draws():
     assert mcallester_bound(0.1, 50.0, 1001, 0.05, draws=100).term("error, upper") == error_upper_bound(0.1, 100, 0.01)
 
 
+@pytest.mark.parametrize(("delta", "said"), [(0.05, "0.95"), (1e-8, "1 - 1e-08"), (1e-20, "1 - 1e-20")])
+def test_the_probability_of_a_bound_is_never_said_to_be_1(delta, said):
+    assert f"probability at least {said} over" in mcallester_bound(0.02, 100.0, 14380, delta).statement()
+
+
 @given(
     error=some.floats(0, 0.5), kl=some.floats(0, 1e4), examples=some.integers(2, 10**6), delta=some.floats(1e-6, 0.4)
 )

@@ -1,6 +1,7 @@
 """The bound of a study, end to end: its draws against the plain loop, what it holds, and what it refuses."""
 
 import math
+import weakref
 
 import polars as pl
 import pytest
@@ -9,7 +10,7 @@ from scipy.stats import norm
 from torch import nn
 
 import shaketable as st
-from shaketable.bounds import bounds_by_scale, criticality_bound, study_bound
+from shaketable.bounds import bounds_by_scale, criticality_bound, stochastic, study_bound
 from shaketable.bounds.stochastic import _posterior
 from shaketable.errors import InputError
 from shaketable.evaluate import evaluate
@@ -87,6 +88,23 @@ def test_the_errors_are_those_of_the_plain_loop_on_the_same_draws():
     assert bound.term("test error, final") == pytest.approx(final)
 
 
+def test_no_more_draws_are_held_at_a_time_than_fit_the_budget_twice(monkeypatch):
+    study, alive, most = deep(), [], []
+    draw = stochastic._Posterior.draw
+
+    def watched(self, *words):
+        found = draw(self, *words)
+        alive.append(weakref.ref(found["0.weight"]))
+        most.append(sum(one() is not None for one in alive))
+        return found
+
+    monkeypatch.setattr(stochastic._Posterior, "draw", watched)
+    monkeypatch.setattr(stochastic, "AT_ONCE", 6 * sum(tensor.nbytes for tensor in study.final.values()))
+    study_bound(study, 1.0, 0.5, draws=7)
+    assert len(most) == 7
+    assert max(most) == 3
+
+
 def test_the_same_seed_gives_the_same_bound_and_the_global_random_state_is_left_alone():
     study, before = deep(), torch.random.get_rng_state()
     first, second, other = (study_bound(study, 1.0, 0.5, draws=20, seed=seed) for seed in (0, 0, 1))
@@ -162,11 +180,16 @@ def test_without_test_data_there_is_a_bound_and_no_test_error():
         ({"scales": ()}, "scales is empty"),
         ({"scales": (-1.0,)}, "scales=-1.0"),
         ({"delta": 2.0}, "delta=2.0"),
+        ({"delta_draws": 0.5}, "delta_draws"),
+        ({"form": "x"}, "form='x'"),
+        ({"scales": (1.0, math.nan)}, "scales=nan"),
     ],
 )
-def test_what_is_out_of_range_is_one_sentence(arguments, message):
+def test_what_is_out_of_range_is_one_sentence_before_anything_is_drawn(arguments, message):
+    drawn = []
     with pytest.raises(InputError, match=message):
-        study_bound(deep(), **{"alphas": 1.0, "sigmas": 0.3, "draws": 2, **arguments})
+        study_bound(deep(), **{"alphas": 1.0, "sigmas": 0.3, "draws": 2, "advance": drawn.append, **arguments})
+    assert drawn == []
 
 
 def test_a_study_without_init_or_training_data_is_refused():

@@ -111,6 +111,18 @@ def test_without_initial_weights_one_sentence_says_how_to_give_them(command, for
         (["bounds", "--delta", "3"], "inside (0, 1)"),
         (["measures", "--measure", "network_critical"], "did you mean 'network_criticality'?"),
         (["measures", "--measure", "x"], "there are"),
+        (["measures", "--epsilon", "nan"], "--epsilon nan: give a number from 0 to 1"),
+        (["measures", "--epsilon", "inf"], "--epsilon inf: give"),
+        (["bounds", "--alpha", "nan"], "--alpha nan: give a number from 0 to 1"),
+        (["bounds", "--alpha", "inf"], "--alpha inf: give"),
+        (["bounds", "--epsilon", "nan"], "--epsilon nan: give"),
+        (["bounds", "--margin", "nan"], "--margin nan: give a number of logits above 0"),
+        (["bounds", "--sigma", "nan"], "above 0, up to 1"),
+        (["bounds", "--delta", "nan"], "inside (0, 1)"),
+        (["criticality", "--epsilon", "nan"], "epsilon=[nan]: give numbers"),
+        (["criticality", "--epsilon", "inf"], "from 0 to 1"),
+        (["path", "--valley", "layer1", "--sigma", "nan"], "nan is out of range"),
+        (["path", "--valley", "layer1", "--sigma", "inf"], "inf is out of range"),
     ],
 )
 def test_wrong_use_is_one_sentence(arguments, message, trained, capsys):
@@ -120,6 +132,27 @@ def test_wrong_use_is_one_sentence(arguments, message, trained, capsys):
     assert message in err
     assert err.count("\n") == 1
     assert message in answer(out)["error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["path", "--valley", "layer1", "--sigma", "-1"], "-1.0 is out of range"),
+        (["path", "--valley", "layer1", "--draws", "0"], "draws must be at least 1"),
+        (["path", "--valley", "layer1", "--examples", "0"], "examples must be at least 1"),
+        (["path", "--valley", "layer1", "--examples", "1000"], "give at most so many"),
+        (["bounds", "--margin", "-1"], "--margin -1: give"),
+        (["bounds", "--epsilon", "2"], "--epsilon 2: give"),
+    ],
+)
+def test_wrong_numbers_are_said_before_anything_is_measured(arguments, message, trained, monkeypatch, capsys):
+    from shaketable.engine.engine import Engine
+
+    monkeypatch.setattr(Engine, "sums", lambda *args, **kwargs: pytest.fail("something was measured"))
+    command, *options = arguments
+    code, _, err = call(command, trained, *options, capsys=capsys)
+    assert code == 2
+    assert message in err
 
 
 def test_a_clean_error_above_epsilon_is_said_with_both_numbers(trained, capsys):

@@ -2,11 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
 from tests.cli.commands import answer, call
+from torch import nn
 
 from shaketable import cli
 from shaketable.measures import MEASURES
+from shaketable.params import snapshot
 from shaketable.study import Study
 
 QUICK = ["--measure", "number_of_parameters", "--measure", "squared_distance_to_init"]
@@ -62,6 +66,20 @@ def test_corollary_3_3_stands_at_the_joint_criticality_and_names_its_conjecture(
     assert any("a conjecture of the paper" in one["how"] for one in corollary["assumptions"])
 
 
+def test_corollary_3_3_is_no_bound_where_running_statistics_moved_and_its_epsilon_was_searched(tmp_path, monkeypatch):
+    network = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    init = snapshot(network)
+    final = {name: tensor + 0.1 if tensor.is_floating_point() else tensor + 7 for name, tensor in init.items()}
+    data = (torch.randn(20, 2, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 2)
+    study = Study(network, init=init, final=final, train=data)
+    bound = cli.measures._corollary(study, 0.95, 0.05, "module", 0, tmp_path)
+    assert bound.statement().startswith("This is no bound")
+    assert "1.running_mean" in bound.assumptions[-1].how
+    assert bound.chance == 0.5
+    assert any("found by a search" in assumption.how for assumption in bound.assumptions)
+    assert not any("that the caller gave" in assumption.how for assumption in bound.assumptions)
+
+
 def test_one_sigma_is_not_searched_for(trained, capsys):
     _, out, _ = call("bounds", trained, "--sigma", 0.1, "--draws", 3, "--json", capsys=capsys)
     (bound,) = answer(out)["bounds"]
@@ -114,6 +132,22 @@ def test_results_of_other_weights_are_left_out_of_a_report(trained, tmp_path, ca
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Bounds on the error" in text
     assert "Measures of this network" not in text
+
+
+def test_results_of_other_data_are_left_out_of_a_report(foreign, monkeypatch, capsys):
+    monkeypatch.chdir(foreign)
+    arrays = dict(np.load("data.npz"))
+    arrays["train_inputs"] = arrays["train_inputs"] + 1
+    np.savez("other.npz", **arrays)
+    asked = ["--network", "fcn-2x8", "--final", "final.safetensors", "--init", "init.pt", "--out", "results", "--data"]
+    valley = ["--valley", "layer1", "--sigma", 0.1, "--draws", 1, "--examples", 20]
+    assert call("path", *asked, "data.npz", "--points", 2, *valley, capsys=capsys)[0] == 0
+    for data, kept in (("other.npz", False), ("data.npz", True)):
+        assert call("measures", *asked, data, *QUICK, capsys=capsys)[0] == 0
+        text = (foreign / "results" / "report.html").read_text(encoding="utf-8")
+        assert "Measures of this network" in text
+        assert ("On the way from initial to trained weights" in text) == kept
+        assert ("The valley around that way" in text) == kept
 
 
 @pytest.mark.parametrize("command", ["criticality", "path", "bounds", "measures", "report"])

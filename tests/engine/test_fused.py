@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from tests.engine import zoo
 from torch import Tensor, nn
 
+from shaketable.data import Data
+from shaketable.engine import Engine
 from shaketable.engine.fused import Fused
 from shaketable.engine.kernels import KERNELS, Dense, Geometry, OneDNN, Patches, Plain, Winograd
 from shaketable.engine.replica import Unsuitable
@@ -352,9 +354,49 @@ def test_some_rows_of_a_batch_have_the_logits_that_they_have_among_all() -> None
     network, inputs = settled(build("resnet18-bn", (3, 16, 16), 10, width=0.125)), images(9, size=16)
     fused, other, rows = Fused(network, state(network), inputs), zoo.another(network), torch.tensor([7, 2, 3])
     fused.base(inputs)
+    assert fused.picks
     for layer in layers(network):
         changes = {name: other[name] for name in layer.params}
         whole = fused.logits(changes)
         assert distance(fused.logits(changes, rows=rows), whole[rows]) < EXACT
         assert torch.equal(fused.logits(changes), whole)
     assert torch.equal(fused.logits({}, rows=rows), fused.logits({})[rows])
+
+
+class Folds(nn.Sequential):
+    """Tokens of all examples as the rows of one matrix."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(0, 1)).view(*x.shape[:2], -1).mean(1)
+
+
+def test_where_a_row_is_not_an_example_no_rows_are_picked() -> None:
+    network, inputs = Folds(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).eval(), torch.randn(6, 2, 4)
+    assert not Fused(network, state(network), inputs).picks
+
+
+class Transposed(nn.Module):
+    """The normalisation sees [T, N, C]: some rows of what is recorded there are not some of the examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm, self.head = nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 5)
+
+    def forward(self, inputs):
+        return self.head(torch.tanh(self.norm(torch.tanh(self.embed(inputs)).transpose(0, 1))).mean(0))
+
+
+def test_near_ties_are_run_again_on_the_right_examples_where_the_batch_is_not_the_first_dimension():
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Transposed().eval()
+    inputs = 0.3 * torch.randn(96, 12, 8, generator=generator)
+    with torch.no_grad():
+        data = Data(inputs, network(inputs).argmax(-1), classes=5)
+    variants = [{"norm.weight": 1 + 0.3 * torch.randn(8, generator=generator)} for _ in range(8)]
+    expected = [sums.errors for sums in Engine(network, level="loop").sums(variants, data, losses=False)]
+    engine = Engine(network, level="fused", precision="bfloat16", batch_size=12, workers=1)  # as many as positions
+    found = [sums.errors for sums in engine.sums(variants, data, losses=False, planned=10**8)]
+    assert "bfloat16" in engine.choice
+    assert found == expected

@@ -150,3 +150,14 @@ def test_a_measure_looks_like_the_function_that_it_was_made_of(made):
     found = made(some_number)
     assert (found.name, found.about, found.__doc__) == ("some_number", "Some number.", some_number.__doc__)
     assert inspect.signature(found) == inspect.signature(some_number)
+
+
+def test_a_network_with_too_many_errors_for_a_measure_is_a_row_with_the_reason():
+    network = torch.nn.Linear(1, 2, bias=False).eval()
+    final, init = torch.tensor([[1.0], [-1.0]]), torch.zeros(2, 1)
+    study = Study(network, final={"weight": final}, init={"weight": init}, train=(torch.ones(4, 1), [0, 0, 0, 1]))
+    rows = measurements(study, ["network_criticality", "number_of_parameters"])
+    assert rows["status"].to_list() == ["unavailable", "ok"]
+    assert "clean training error is 0.25, above the bound 0.1" in rows["reason"][0]
+    with pytest.raises(InputError, match=r"epsilon=\[0.1, 0.3\]: give one number"):
+        measurements(study, ["network_criticality"], {"network_criticality": {"epsilon": [0.1, 0.3]}})

@@ -4,6 +4,7 @@ import json
 import math
 import warnings
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -150,7 +151,7 @@ def test_a_bound_that_no_point_keeps_is_said_and_not_hidden():
     found = criticality(study, draws=50, epsilon=0.01, sigmas=[0.5, 1.0])
     row = found.table.row(0, named=True)
     assert (row["status"], row["criticality"], row["alpha"]) == ("infeasible", None, None)
-    assert "even at alpha = 1" in row["reason"]
+    assert "at every alpha" in row["reason"]
     assert found.summary()["network_criticality"].item() is None
     assert found.summary()["without"].item() == 1
 
@@ -175,6 +176,46 @@ def test_weights_that_cannot_be_perturbed_are_a_row_with_the_reason():
     assert rows["one"]["criticality"] is not None
 
 
+def test_grids_may_be_arrays_and_one_draw_has_no_standard_error():
+    study = line(0.5)
+    same = {"sigmas": [0.25, 0.5, 0.75], "alphas": [0.5, 1.0]}
+    arrays = {name: np.array(values) for name, values in same.items()}
+    one, other = (criticality(study, epsilon=np.float32(0.5), draws=1, **how) for how in (same, arrays))  # pyright: ignore[reportArgumentType]
+    assert one.table.equals(other.table)
+    row = one.summary().row(0, named=True)
+    assert row["network_criticality"] > 0
+    assert row["network_criticality_stderr"] is None
+
+
+def test_the_failure_probability_is_shared_by_all_thresholds(monkeypatch):
+    given = []
+
+    def noted(*args, **kwargs):
+        given.append(kwargs["failure"])
+        return original(*args, **kwargs)
+
+    from shaketable.probes import searches
+
+    original = searches.run
+    monkeypatch.setattr(searches, "run", noted)
+    criticality(trained(count=60), epsilon=[0.2, 0.3, 0.4], draws=2, sigmas=[0.1, 0.5], failure=3e-3)
+    assert given == pytest.approx([1e-3] * 3)
+
+
+def test_a_quantised_layer_is_a_row_with_the_reason():
+    network = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Identity())
+    network[1]._packed_params = object()  # what torch's quantised operators have in the place of parameters
+    weights = {"0.weight": torch.tensor([[1.0], [-1.0]])}
+    study = st.Study(
+        network.eval(), final=weights, init={"0.weight": torch.zeros(2, 1)}, train=(torch.ones(2, 1), [0, 0])
+    )
+    found = criticality(study, draws=2)
+    rows = {row["layer"]: row for row in found.table.to_dicts()}
+    assert rows["1"]["status"] == "unavailable"
+    assert "quantised" in rows["1"]["reason"]
+    assert found.summary()["network_criticality"].item() is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -187,6 +228,11 @@ def test_weights_that_cannot_be_perturbed_are_a_row_with_the_reason():
         ({"alphas": [0, 1.2]}, r"alphas=.*\[0, 1\]"),
         ({"sigmas": [0, 0.5]}, r"sigmas=.*\(0, 1\] \(at sigma = 0 the criticality is infinite\)"),
         ({"sigmas": []}, "sigmas="),
+        ({"sigmas": "wide"}, "sigmas='wide': give numbers"),
+        ({"epsilon": None}, "epsilon=None: give numbers"),
+        ({"epsilon": True}, "epsilon=True: give numbers"),
+        ({"epsilon": float("nan")}, "epsilon=nan: give numbers"),
+        ({"failure": "a"}, "failure=a must lie inside"),
         ({"draws": 0}, "draws=0"),
         ({"draws": 1.5}, "draws=1.5: give a whole number"),
         ({"seed": "x"}, "seed='x'"),

@@ -114,6 +114,19 @@ def test_a_weight_without_a_known_operator_is_a_row_that_says_so():
     assert "no linear operator is known" in row["reason"]
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize(
+    "computed", [nn.utils.spectral_norm, nn.utils.weight_norm, nn.utils.parametrizations.weight_norm]
+)
+def test_a_weight_that_is_computed_from_other_parameters_has_no_norm_and_says_why(computed):
+    study = Study(nn.Sequential(computed(nn.Linear(6, 5)), nn.Linear(5, 2)).eval())
+    for table in (operator_norms(study, checkpoints=[]), spectra(study, checkpoints=[])):
+        rows = table.filter(layer="0")
+        assert set(rows["status"]) == {"unavailable"}
+        assert "computes its weight from other parameters" in rows["reason"][0]
+        assert set(table.filter(layer="1")["status"]) == {"ok"}
+
+
 def test_every_weight_of_a_block_has_its_own_spectrum():
     table = spectra(convolutional(), by={"both": ["0", "3"]}, checkpoints=[])
     assert table["weight"].unique(maintain_order=True).to_list() == ["0.weight", "3.weight"]

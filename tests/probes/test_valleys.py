@@ -2,6 +2,7 @@
 
 import copy
 import math
+import weakref
 
 import numpy as np
 import polars as pl
@@ -14,6 +15,7 @@ from shaketable.errors import InputError
 from shaketable.identity import generator_from
 from shaketable.params import snapshot, state
 from shaketable.probes import Paths, Valley, path, valley
+from shaketable.probes.moves import Move
 from shaketable.probes.valleys import KEYS, SCHEMA, SURFACE
 from shaketable.study import Study
 
@@ -279,6 +281,25 @@ def test_a_linear_operator_with_a_bias_runs_once_a_term_and_not_once_a_variant(m
     valley(made, "0", **GRID, level="replay", batch_size=1000)
     assert calls.count((16, 4)) < 20  # 2 + 3 terms, and the engine's checks; there are 39 variants
     assert calls.count((3, 16)) > 30  # what lies behind runs for each
+
+
+def test_the_noise_of_one_layer_alone_is_in_memory(monkeypatch):
+    alive, most = [], []
+    draw = Move.noise
+
+    def watched(self, *words):
+        found = draw(self, *words)
+        alive.append(weakref.ref(found[self.names[0]]))
+        most.append(sum(one() is not None for one in alive))
+        return found
+
+    monkeypatch.setattr(Move, "noise", watched)
+    both = valley(study(), ["0", "3"], **GRID).table
+    assert len(most) == 6
+    assert max(most) == 3
+    monkeypatch.undo()
+    alone = pl.concat([valley(study(), layer, **GRID).table for layer in ("0", "3")])
+    assert both.equals(alone)
 
 
 def test_interrupted_work_goes_on_where_it_stopped_and_finished_work_is_read(tmp_path, monkeypatch):

@@ -73,6 +73,9 @@ class Bound:
         number = (
             f"{math.ceil(self.value * 1e4) / 1e4:g}" if self.value < 100 else f"{self.value:.4g}"
         )  # never rounded down
+        probability = f"{1 - self.delta:g}"
+        if probability == "1":
+            probability += f" - {self.delta:g}"
         draws = "" if self.draws is None else f" and of {self.draws:,} draws of noise"
         unless = (
             f"This is no bound: it needs that {_listed(failed)}, which is not so. Were it so, then with"
@@ -80,7 +83,7 @@ class Bound:
             else "With"
         )
         said = (
-            f"{unless} probability at least {1 - self.delta:g} over the choice of the {self.examples:,} training examples{draws} "
+            f"{unless} probability at least {probability} over the choice of the {self.examples:,} training examples{draws} "
             f"the {self.subject} is at most {number} ({self.theorem})"
         )
         said += f", provided that {_listed(open_)}, which was not checked." if open_ else "."

@@ -57,7 +57,7 @@ def criticality_kl(
 
     References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality", 2020, equation 4.
     """
-    _check_layers(parameters, alphas, sigmas, squared_distances)
+    check_layers(parameters, alphas, sigmas, squared_distances)
     check_same_length(parameters=parameters, prior_sigmas=prior_sigmas)
     total = 0.0
     for k, a, s, d, p in zip(parameters, alphas, sigmas, squared_distances, prior_sigmas, strict=True):
@@ -120,7 +120,7 @@ def prior_indices(
 
     References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality", 2020, appendix A, equation 5.
     """
-    _check_layers(parameters, alphas, sigmas, squared_distances)
+    check_layers(parameters, alphas, sigmas, squared_distances)
     check_whole(examples, "examples", 2)
     found = []
     for k, a, s, d in zip(parameters, alphas, sigmas, squared_distances, strict=True):
@@ -192,7 +192,7 @@ def criticality_bound(
     References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality", 2020, theorem 3.2, appendix A,
         equations 3 to 5.
     """
-    _check_form(form)
+    check_form(form)
     indices = prior_indices(parameters, alphas, sigmas, squared_distances, examples)
     expected, left, terms, assumption = expected_error(error, delta, draws, delta_draws)
     layers = list(zip(parameters, alphas, sigmas, squared_distances, strict=True))
@@ -280,7 +280,7 @@ def corollary_bound(
 
     References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality", 2020, corollary 3.3.
     """
-    _check_form(form)
+    check_form(form)
     if form == "inverse":
         raise InputError("form='inverse' needs alphas and distances; use criticality_bound, or form='derived'.")
     epsilon = check_error(epsilon, "epsilon")
@@ -380,12 +380,13 @@ def _of_form(form: str) -> tuple[Assumption, ...]:
     return (Assumption("the printed constants are right", "fails", "the proof gives others; see Deviates"),)
 
 
-def _check_form(form: str) -> None:
+def check_form(form: str) -> None:
+    """One error for a form that there is not."""
     if form not in ("derived", "printed", "inverse"):
         raise InputError(f"form={form!r}: use 'derived', 'printed' or 'inverse'.")
 
 
-def _check_layers(
+def check_layers(
     parameters: Sequence[int], alphas: Sequence[float], sigmas: Sequence[float], squared_distances: Sequence[float]
 ) -> None:
     """One error for numbers of layers that are out of range."""

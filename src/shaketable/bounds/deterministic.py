@@ -24,7 +24,7 @@ from shaketable.bounds.criticality import prior_indices
 from shaketable.engine import Engine
 from shaketable.errors import InputError
 from shaketable.operators import operator_norm, operators
-from shaketable.params import Params, layers
+from shaketable.params import COMPUTED, Params, aliases, computes_weight, layers
 from shaketable.study import Study
 
 LIPSCHITZ = (nn.ReLU, nn.Identity, nn.Dropout, nn.Flatten)
@@ -287,7 +287,8 @@ def study_deterministic_bound(
     Returns: as :func:`deterministic_bound`, with assumptions looked at here; the change of logits on the path as a term.
 
     Raises:
-        InputError: no init, no training data, labels per token, grouped convolutions, or no such layers.
+        InputError: no init, no training data, labels per token, grouped convolutions, computed weights (weight norm), or no
+            such layers.
 
     Cost: two passes over the training data, and a spectral norm each layer.
 
@@ -314,6 +315,10 @@ def study_deterministic_bound(
     ]
     if not chain:
         raise InputError("the network has no linear layer and no two-dimensional convolution.")
+    for path, module in chain:
+        if computes_weight(module):
+            raise InputError(f"layer {path!r} {COMPUTED}.")
+    names = _names(study, chain)
     found = layers(study.network, "module", study.example_inputs())
     order = [path for layer in found for path in layer.modules]
     chain.sort(key=lambda item: order.index(item[0]))
@@ -321,11 +326,11 @@ def study_deterministic_bound(
     check_same_length(layers=range(len(chain)), alphas=given)
     centre = dict(study.final)
     for (path, _), alpha in zip(chain, given, strict=True):
-        for name in _names(study, path):
+        for name in names[path].values():
             centre[name] = torch.lerp(study.init[name], study.final[name], alpha)
     engine = Engine(study.network, study.final, precision="float32")
     change, small = 0.0, 0
-    moved = {name: centre[name] for path, _ in chain for name in _names(study, path)}
+    moved = {name: centre[name] for path, _ in chain for name in names[path].values()}
     for start in range(0, len(data), 500):
         part = data.subset(range(start, min(start + 500, len(data))))
         before, after = engine.logits([{}, moved], part.inputs)
@@ -337,11 +342,11 @@ def study_deterministic_bound(
     biased = any(module.bias is not None for _, module in chain)
     norms, kernels, before, after, widest = [], [], [], [], 1
     for i, (path, module) in enumerate(chain):
-        weight = centre[f"{path}.weight"]
+        weight = centre[names[path]["weight"]]
         if isinstance(module, nn.Conv2d):
             if module.groups != 1 or module.kernel_size[0] != module.kernel_size[1]:
                 raise InputError(f"layer {path!r}: the theorem is for square kernels without groups.")
-            size = sizes[f"{path}.weight"].get("size") or (1, 1)
+            size = sizes[names[path]["weight"]].get("size") or (1, 1)
             reach = module.dilation[0] * (module.kernel_size[0] - 1)
             padded = tuple(n + reach for n in size)
             norm = operator_norm(weight, padded, dilation=module.dilation)
@@ -349,7 +354,7 @@ def study_deterministic_bound(
             kernels.append(module.kernel_size[0])
             widest = max(widest, *padded)
         else:
-            norms.append(operator_norm(_augmented(centre, path, biased, last=i == len(chain) - 1)))
+            norms.append(operator_norm(_augmented(centre, names[path], biased, last=i == len(chain) - 1)))
             kernels.append(1)
         before.append(weight.shape[1] + (module.bias is not None and isinstance(module, nn.Linear)))
         after.append(weight.shape[0])
@@ -357,9 +362,9 @@ def study_deterministic_bound(
     bound = deterministic_bound(
         small / len(data),
         margin,
-        [sum(centre[name].numel() for name in _names(study, path)) for path, _ in chain],
+        [sum(centre[name].numel() for name in names[path].values()) for path, _ in chain],
         given,
-        [_squared_distance(study, _names(study, path)) for path, _ in chain],
+        [_squared_distance(study, tuple(names[path].values())) for path, _ in chain],
         norms,
         kernels,
         before,
@@ -386,17 +391,23 @@ def study_deterministic_bound(
     return replace(bound, assumptions=tuple(assumptions.values()), terms=rows(terms), chance=1 - 1 / study.classes)
 
 
-def _names(study: Study, path: str) -> list[str]:
-    """The parameters of a module that are in the study's weights."""
-    return [name for name in (f"{path}.weight", f"{path}.bias") if name in study.final]
+def _names(study: Study, chain: Sequence[tuple[str, nn.Module]]) -> dict[str, dict[str, str]]:
+    """What the study's weights call weight and bias of each module: a tied one by its first name."""
+    known = {id(parameter): name for name, parameter in study.network.named_parameters()}
+    return {
+        path: {
+            own: known[id(module._parameters[own])] for own in ("weight", "bias") if module._parameters[own] is not None
+        }
+        for path, module in chain
+    }
 
 
-def _augmented(params: Params, path: str, biased: bool, last: bool) -> Tensor:
+def _augmented(params: Params, names: dict[str, str], biased: bool, last: bool) -> Tensor:
     """A linear layer's matrix, with its bias as one more column and the row that passes the 1 on."""
-    weight = params[f"{path}.weight"].double()
+    weight = params[names["weight"]].double()
     if not biased:
         return weight
-    bias = params.get(f"{path}.bias", torch.zeros(len(weight), device=weight.device)).double()
+    bias = params[names["bias"]].double() if "bias" in names else weight.new_zeros(len(weight))
     matrix = torch.cat((weight, bias.unsqueeze(1)), 1)
     if last:
         return matrix
@@ -416,6 +427,8 @@ def _structure(study: Study, chain: Sequence[tuple[str, nn.Module]]) -> tuple[St
     known = {path for path, _ in chain}
     if len(list(study.network.named_modules(remove_duplicate=False))) > len(list(study.network.modules())):
         return "fails", "a module is used in more than one place, which the proof does not cover"
+    if aliases(study.network):
+        return "fails", "a parameter is used in more than one place, which the proof does not cover"
     for path, module in study.network.named_modules():
         if any(True for _ in module.children()) or path in known:
             continue
@@ -425,6 +438,10 @@ def _structure(study: Study, chain: Sequence[tuple[str, nn.Module]]) -> tuple[St
                 continue
         if not isinstance(module, LIPSCHITZ):
             return "fails", f"{path!r} is a {type(module).__name__}, which the proof does not cover"
+    held = {id(parameter) for _, module in chain for parameter in (module.weight, module.bias)}
+    for name, parameter in study.network.named_parameters():
+        if id(parameter) not in held:
+            return "fails", f"{name!r} is no weight or bias of these linear maps, and the proof does not cover it"
     for path, module in chain:
         if isinstance(module, nn.Conv2d) and module.bias is not None:
             return "fails", f"the convolution {path!r} has a bias, which the proof does not cover"

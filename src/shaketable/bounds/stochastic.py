@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from shaketable.bounds.bound import Assumption, Bound, check_positive, check_probability, check_whole, rows
-from shaketable.bounds.criticality import Form, criticality_bound
+from shaketable.bounds.criticality import Form, check_form, check_layers, criticality_bound
+from shaketable.bounds.mcallester import expected_error
 from shaketable.data import Data
 from shaketable.engine import Engine
 from shaketable.errors import InputError
@@ -18,7 +19,7 @@ from shaketable.params import Grouping, Layer, layers
 from shaketable.study import Study
 
 AT_ONCE = 2**28
-"""Bytes of drawn weights that are held at a time."""
+"""Bytes of drawn weights that are held at a time, with what their evaluation copies of them."""
 
 SCALE_SCHEMA = {
     "scale": pl.Float64,
@@ -101,6 +102,8 @@ def study_bound(
         "Computing nonvacuous generalization bounds for deep (stochastic) neural networks", 2017, section 3.
     """
     check_whole(draws, "draws", 1)
+    check_form(form)
+    expected_error(0.0, delta, draws, delta_draws)  # what it refuses is said before anything is drawn
     posterior = _posterior(study, alphas, sigmas, by)
     table = None
     best = float(scales[0]) if len(scales) == 1 else math.nan
@@ -136,7 +139,7 @@ def study_bound(
             "holds",
             f"{draws} fresh pseudo-random draws, on all training examples",
         ),
-        _everything(study, posterior.layers),
+        everything(study, posterior.layers),
     ]
     return replace(
         bound,
@@ -195,8 +198,8 @@ def bounds_by_scale(
     posterior = _posterior(study, alphas, sigmas, by)
     engine = Engine(study.network, study.final, precision="float32")
     found = []
-    for scale in scales:
-        scaled = posterior.scaled(scale)
+    every = [posterior.scaled(scale) for scale in scales]
+    for scale, scaled in zip(scales, every, strict=True):
         train, test = _errors(study, engine, scaled, draws, seed, "search", advance)
         bound = criticality_bound(_mean(train), *scaled.numbers, len(study.data("train")), delta, form="inverse")
         divergence = bound.term("divergence")
@@ -274,9 +277,11 @@ def _posterior(
         for name in layer.params:
             if not study.final[name].is_floating_point():
                 raise InputError(f"layer {layer.name!r}: {name!r} is {study.final[name].dtype}; noise needs floats.")
-    return _Posterior(
+    posterior = _Posterior(
         study, found, _one_each(alphas, found, "alphas"), tuple(min(1.0, s) for s in _one_each(sigmas, found, "sigmas"))
     )
+    check_layers(*posterior.numbers)
+    return posterior
 
 
 def _one_each(given: float | Mapping[str, float], found: Sequence[Layer], what: str) -> tuple[float, ...]:
@@ -304,7 +309,7 @@ def _errors(
 ) -> tuple[list[float], list[float]]:
     """Training and test error of each draw; the latter empty without test data."""
     size = sum(study.final[name].nbytes for layer in posterior.layers for name in layer.params)
-    step = max(1, min(32, AT_ONCE // max(1, size)))
+    step = max(1, min(32, AT_ONCE // max(1, 2 * size)))
     splits: list[tuple[Data, list[float]]] = [(study.data("train"), [])]
     if study.test is not None:
         splits.append((study.test, []))
@@ -312,11 +317,13 @@ def _errors(
         variants = [posterior.draw(seed, purpose, draw) for draw in range(start, min(start + step, draws))]
         for data, errors in splits:
             errors += [sums.error for sums in engine.sums(variants, data, losses=False)]
-        advance(len(variants))
+        done = len(variants)
+        del variants  # before the next are drawn
+        advance(done)
     return splits[0][1], splits[1][1] if len(splits) > 1 else []
 
 
-def _everything(study: Study, found: Sequence[Layer]) -> Assumption:
+def everything(study: Study, found: Sequence[Layer]) -> Assumption:
     """Whether the layers hold all that training moved."""
     held = {name for layer in found for name in layer.params}
     init = study.init or {}

@@ -174,14 +174,20 @@ def path_(
     """
     from shaketable.probes import path
     from shaketable.probes import valley as valley_of
-    from shaketable.probes.moves import moved_layers
-    from shaketable.probes.valleys import SIGMAS
+    from shaketable.probes.moves import grid, moved_layers
+    from shaketable.probes.stored import check_whole
+    from shaketable.probes.valleys import SIGMAS, some_of
 
     study, folder = opened(run, source)
     needs_init(study)
     moved_layers(study, by, parameters, layer)
     if valley:
-        moved_layers(study, by, parameters, valley)  # a wrong name is said before anything is measured
+        moved_layers(study, by, parameters, valley)  # what is wrong is said before anything is measured
+        grid("sigmas", sigma or SIGMAS, math.inf)
+        check_whole(1, draws=draws, **({} if examples is None else {"examples": examples}))
+        check_whole(seed=seed)
+        if examples is not None:
+            some_of(study.data("train"), examples, "train", seed)
     engine: dict[str, Any] = {"level": level, "batch_size": batch_size, "command": command_typed()}
     result = path(
         study,

@@ -1,6 +1,7 @@
 """The commands that give numbers about a whole network: measures, bounds."""
 
 import inspect
+import math
 import time
 from functools import partial
 from pathlib import Path
@@ -63,6 +64,7 @@ def measures_(
             near = get_close_matches(name, MEASURES, 1)
             meant = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(MEASURES)}."
             raise InputError(f"--measure {name}: there is no such measure{meant}")
+    _within("--epsilon", epsilon)
     study, folder = opened(run, source)
     chosen = [kind for kind in MEASURES.values() if study.test is not None or "test" not in kind.needs]
     chosen = [MEASURES[name] for name in dict.fromkeys(measure)] if measure else chosen
@@ -147,6 +149,7 @@ def bounds_(
         Of the noise.
     """
     from shaketable.bounds import study_bound, study_deterministic_bound
+    from shaketable.bounds.bound import check_probability
     from shaketable.errors import InputError
     from shaketable.probes.stored import facts_of, stored, time_taken
     from shaketable.progress import progress
@@ -161,6 +164,12 @@ def bounds_(
         raise InputError(
             f"--sigma {' '.join(f'{one:g}' for one in scales)}: give standard deviations above 0, up to 1."
         )
+    check_probability(delta, "--delta")
+    _within("--alpha", alpha)
+    if epsilon is not None:
+        _within("--epsilon", epsilon)
+    if margin is not None and not 0 < margin < math.inf:
+        raise InputError(f"--margin {margin:g}: give a number of logits above 0.")
     arguments = {"alpha": alpha, "sigma": scales, "draws": draws, "search_draws": search_draws, "delta": delta}
     arguments |= {"form": form, "margin": margin, "epsilon": epsilon, "by": by, "seed": seed}
     data = {"train": study.data("train")} | ({"test": study.test} if study.test is not None else {})
@@ -204,22 +213,44 @@ def bounds_(
 
 def _corollary(study: "Study", epsilon: float, delta: float, by: Grouping, seed: int, store: Path) -> "Bound":
     """The bound of corollary 3.3 at the joint criticality that a search finds, all parameters moving."""
-    from shaketable.bounds import corollary_bound
+    from dataclasses import replace
+
+    from shaketable.bounds import Assumption, corollary_bound
+    from shaketable.bounds.stochastic import everything
+    from shaketable.params import layers
     from shaketable.probes.joint import joint_criticality
 
     found = joint_criticality(
         study, by, epsilon=epsilon, parameters="all", seed=seed, store=store, command=command_typed()
     )
-    total, layers = found.summary()["joint_criticality"].item(), found.table
-    sizes, sigmas = layers["parameters"].to_list(), layers["sigma"].to_list()
-    return corollary_bound(total, epsilon, sizes, sigmas, len(study.data("train")), delta)
+    total = found.summary().row(0, named=True)
+    sizes, sigmas = found.table["parameters"].to_list(), found.table["sigma"].to_list()
+    bound = corollary_bound(total["joint_criticality"], epsilon, sizes, sigmas, len(study.data("train")), delta)
+    assumptions = [assumption for assumption in bound.assumptions if "that the caller gave" not in assumption.how]
+    assumptions += [
+        Assumption(
+            "the expected training error with noise on all layers at once is at most epsilon",
+            "not checked",
+            f"found by a search: a mean of {total['error']:.4g} over {total['draws']} draws, whose own error is left out",
+        ),
+        everything(study, layers(study.network, by, study.example_inputs())),
+    ]
+    return replace(bound, assumptions=tuple(assumptions), chance=1 - 1 / study.classes)
+
+
+def _within(option: str, value: float) -> None:
+    """One error for a number outside of [0, 1]."""
+    from shaketable.errors import InputError
+
+    if not 0 <= value <= 1:
+        raise InputError(f"{option} {value:g}: give a number from 0 to 1.")
 
 
 def _identity(kind: str, study: "Study", data: dict[str, Any]) -> dict[str, Any]:
     """What the numbers are the numbers of."""
     return {
         "probe": kind,
-        "version": 1,
+        "version": 2,
         "forward": study.forward_fingerprint,
         "weights": study.weights_fingerprint,
         "data": {split: one.fingerprint() for split, one in data.items()},

@@ -15,7 +15,7 @@ from shaketable.cli.terminal import Json, app, finish
 def report(result: Path, *, out: Path | None = None, figures: Path | None = None, json: Json = False) -> None:
     """Write one report of the results of a run (robustness, criticality, path, valley, measures, bounds) anew.
 
-    The newest result of each kind is in it, if it is about the same weights as the newest of all.
+    The newest result of each kind is in it, if it is about the same weights and data as the newest of all.
 
     Parameters
     ----------
@@ -42,14 +42,14 @@ def report(result: Path, *, out: Path | None = None, figures: Path | None = None
 
 
 def written(folder: Path, *results: Any) -> Path:
-    """The report of these results, and of the newest ones of other kinds on the same weights in the folder."""
+    """The report of these results, and of the newest ones of other kinds on the same weights and data in the folder."""
     from shaketable.report import write_report
 
     return write_report(gathered(folder, results), folder / "report.html")
 
 
 def gathered(folder: Path, results: Any = ()) -> list[Any]:
-    """Results, and the newest of each other kind below a folder that is about the same weights.
+    """Results, and the newest of each other kind below a folder that is about the same weights and data.
 
     What cannot be read is an error, unless it stands beside results that can be told without it.
     """
@@ -70,9 +70,17 @@ def gathered(folder: Path, results: Any = ()) -> list[Any]:
                 if results:
                     continue
                 raise
-            if not found or one.provenance.get("weights") == found[0].provenance.get("weights"):
+            if all(_same(one.provenance, other.provenance) for other in found):
                 found.append(one)
     return found
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two results are about the same weights, and about the same data in the splits that both have."""
+    data, others = (dict(facts.get("data") or {}) for facts in (one, other))
+    return one.get("weights") == other.get("weights") and all(
+        data[split] == others[split] for split in data.keys() & others.keys()
+    )
 
 
 def _kinds() -> dict[str, Any]:

@@ -129,7 +129,7 @@ def likely(wrong: int, seen: int, total: int, bound: float, failure: float) -> b
     References: Waudby-Smith, Ramdas, "Confidence sequences for sampling without replacement", 2020, theorem 2.1.
     """
     wrong, seen, total = _checked_counts(wrong, seen, total)
-    _check_failure(failure)
+    check_failure(failure)
     settled = certain(wrong, seen, total, bound)
     if settled is not None or not seen:
         return settled
@@ -180,7 +180,7 @@ def interval(wrong: int, seen: int, total: int, failure: float, precision: float
     References: Waudby-Smith, Ramdas, "Confidence sequences for sampling without replacement", 2020, theorem 2.1.
     """
     wrong, seen, total = _checked_counts(wrong, seen, total)
-    _check_failure(failure)
+    check_failure(failure)
     if not precision > 0:
         raise InputError(f"precision={precision} must be positive: the half-width at which you stop.")
     if not seen:
@@ -243,7 +243,7 @@ class BoundedMean:
     sum: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
-        _check_failure(self.failure)
+        check_failure(self.failure)
         certain(0, 0, self.total, self.bound)
         self._capital = np.zeros((2, len(BETS), 1))  # logs; above the bound, at most the bound
         self._largest = np.zeros(2)
@@ -299,7 +299,7 @@ def share(failure: float, k: int) -> float:
         >>> share(0.25, 1), share(0.24, 3)
         (0.125, 0.02)
     """
-    _check_failure(failure)
+    check_failure(failure)
     if k < 1:
         raise InputError(f"question {k}: count questions from 1.")
     return failure / (k * (k + 1))
@@ -320,9 +320,9 @@ def _checked_counts(*counts: int) -> tuple[int, int, int]:
     return wrong, seen, total
 
 
-def _check_failure(failure: float) -> None:
+def check_failure(failure: float) -> None:
     """Raise where a failure probability is none."""
-    if not 0 < failure < 1:
+    if isinstance(failure, bool) or not isinstance(failure, int | float) or not 0 < failure < 1:
         raise InputError(f"failure={failure} must lie inside (0, 1); it is the probability of a wrong answer.")
 
 

@@ -89,8 +89,9 @@ class Fused:
         if any((t.is_floating_point() and t.dtype != torch.float32) or t.is_complex() for t in self._base.values()):
             raise Unsuitable("its weights are not float32")
         self._shapes = _shapes(inputs)
-        graph, self._args = _traced(self.replica, inputs)
+        graph, self._args, by_example = _traced(self.replica, inputs)
         self._compile(graph)
+        self.picks = self._kept <= by_example  # whether some rows of what is kept are those of some examples
         self._plans: dict[frozenset[str], list[tuple[_Step, list[Node]]]] = {}
         self._scratch: Tensor | None = None
         self.clear()
@@ -115,11 +116,12 @@ class Fused:
         return self._values[self._output].float()
 
     def logits(self, changes: Params, terms: Terms = (), rows: Tensor | None = None) -> Tensor:
-        """Logits of the base network with some tensors changed, on all examples of the batch or on some ``rows`` of it.
+        """Logits of the base network with some tensors changed, on all examples of the batch, or where it ``picks`` on some ``rows``.
 
         With ``terms`` the changes are their weighted sum; where the changed layer is one linear operator whose input is
         the base's, its output is the same weighted sum of its outputs for each term, computed once a batch.
         """
+        assert rows is None or self.picks
         values: dict[Node, Tensor] = {}
         whole, self._rows = self._count, rows
         try:
@@ -474,8 +476,11 @@ class Fused:
         return self._scratch[:numbers]
 
 
-def _traced(replica: Replica, inputs: Inputs) -> tuple[Graph, dict[Node, tuple[Sequence[Any], dict[str, Any]]]]:
-    """A functional graph of the network, and the arguments of each node with multiples of the number of examples marked.
+def _traced(
+    replica: Replica, inputs: Inputs
+) -> tuple[Graph, dict[Node, tuple[Sequence[Any], dict[str, Any]]], set[Node]]:
+    """A functional graph of the network; the arguments of each node with multiples of the number of examples marked; and
+    the nodes whose values have a row an example.
 
     It is traced for two numbers of examples: what differs must be in proportion to them.
     """
@@ -488,7 +493,7 @@ def _traced(replica: Replica, inputs: Inputs) -> tuple[Graph, dict[Node, tuple[S
         raise Unsuitable("its graph depends on the number of examples")
     partner = dict(zip(two, one))
     args = {a: _merged((a.args, dict(a.kwargs)), (b.args, dict(b.kwargs)), count, partner) for a, b in zip(one, two)}
-    return one[0].graph, args
+    return one[0].graph, args, {a for a, b in zip(one, two) if _rows(a) == count and _rows(b) == count + 1}
 
 
 def _graph(replica: Replica, inputs: Inputs, count: int) -> Graph:
@@ -580,6 +585,12 @@ def _name(node: Node) -> str:
 
 def _shape(node: Node) -> torch.Size:
     return node.meta["val"].shape
+
+
+def _rows(node: Node) -> int:
+    """The size of the first dimension of a node's value; 0 where it has none."""
+    shape = getattr(node.meta.get("val"), "shape", ())
+    return shape[0] if shape else 0
 
 
 def _dims(value: Node | Tensor | None) -> int:

@@ -32,7 +32,7 @@ Names = frozenset[str]
 BASE: Names = frozenset()
 ROUNDING = 5e-5
 """Error of a margin, relative to the largest logit, within which an inexact level's decision is left to the loop."""
-SAFETY = 2.0
+SAFETY = 4.0
 """How many times the largest error of a margin in bfloat16, over all layers, is taken as its bound: an empirical one."""
 FOLDED, SHORT = 4, 3e-3
 """Variants of a layer from which vmap is tried, and on a CPU the seconds of one below which it is."""
@@ -183,11 +183,9 @@ class Levels:
         size, halves = _count(inputs), decisions and self.halves
         trial = size * sum(self._seconds[names] for names in layers)
         whole = size * batches * sum(self._seconds[names] * len(by_layer[names]) for names in layers)
-        kinds = []
+        kinds = (["fused", "low"] if halves else ["fused"]) if self._traces(whole, trial) else []
         if halves and self.asked == "auto" and (self.precision == "bfloat16" or whole > TRIALS * trial):
             kinds += ["half"] if self._bytes / 2 <= self.memory / 4 else []
-        if self._traces(whole, trial):
-            kinds += ["fused", "low"] if halves else ["fused"]
         layers = [names for names in layers if not self._known.issuperset((kind, names) for kind in kinds)]
         if not layers:
             return
@@ -197,16 +195,13 @@ class Levels:
         for names, variant in picks.items():
             slow[names], truth[names] = clocked(lambda variant=variant: replay.logits(variant), self.device)
         replay.clear()
-        seconds = dict(slow)
-        for kind in kinds:
-            whole = batches * sum(seconds[names] * len(by_layer[names]) for names in layers)  # known better by now
-            if kind == "fused" and not self._traces(whole, sum(slow.values())):
-                break
-            self._known.update((kind, names) for names in layers)
-            if kind == "fused":
-                self._fuse({names: len(by_layer[names]) for names in layers}, picks, inputs, truth, slow)
-            elif kind == "half" or self.workers[0].fused is not None:
-                self._halve(kind, picks, inputs, truth, seconds)
+        whole = batches * sum(slow[names] * len(by_layer[names]) for names in layers)  # known better now
+        self._known.update((kind, names) for names in layers for kind in kinds)
+        if "fused" in kinds and self._traces(whole, sum(slow.values())):
+            self._fuse({names: len(by_layer[names]) for names in layers}, picks, inputs, truth, slow)
+        kind = "half" if self.workers[0].fused is None else "low"
+        if kind in kinds:
+            self._halve(kind, picks, inputs, truth, slow)
 
     @property
     def halves(self) -> bool:
@@ -226,9 +221,12 @@ class Levels:
         picks: Mapping[Names, Params],
         inputs: Inputs,
         truth: Mapping[Names, Tensor],
-        slow: Mapping[Names, float],
+        slow: dict[Names, float],
     ) -> None:
-        """Trace the network to a graph, and route to it the layers that it makes faster, if it makes all of the work faster."""
+        """Trace the network to a graph, and route to it the layers that it carries, if it makes all of the work faster.
+
+        ``slow`` is what each layer takes without it, and then with it.
+        """
         try:
             found, fast = self._tried("fused", picks, inputs)
         except Unsuitable as reason:
@@ -242,6 +240,7 @@ class Levels:
             self.routes.update(dict.fromkeys(right, "fused"))
             times = sum(slow[names] for names in right) / max(1e-9, sum(fast[names] for names in right))
             self.choice += f"; fused for {len(right)} of them, {times:.1f} times as fast as replay, equal to rounding"
+            slow.update((names, fast[names]) for names in right)
 
     def _halve(
         self,
@@ -249,12 +248,9 @@ class Levels:
         picks: Mapping[Names, Params],
         inputs: Inputs,
         truth: Mapping[Names, Tensor],
-        seconds: dict[Names, float],
+        slow: Mapping[Names, float],
     ) -> None:
-        """Decisions in bfloat16: for each layer the bound on a margin's error, and whether it pays with the second run.
-
-        ``seconds`` is what each layer takes without it, and then with it.
-        """
+        """Decisions in bfloat16: the bound on a margin's error, and for each layer whether it pays with the second run."""
         try:
             found, fast = self._tried(kind, picks, inputs)
         except Unsuitable as reason:
@@ -268,8 +264,8 @@ class Levels:
             _made(self.workers[0].fused).base(inputs)
         for names in right:
             taken = fast[names] + self._again(kind, names, picks[names], inputs, near_ties(found[names], bound))
-            if self.precision == "bfloat16" or taken < seconds[names]:
-                self.low[names], seconds[names] = (kind, bound), taken
+            if self.precision == "bfloat16" or taken < slow[names]:
+                self.low[names] = kind, bound
         count = sum(self.low.get(names, ("", 0))[0] == kind for names in picks)
         if count:
             how = "by replay in bfloat16" if kind == "half" else "in bfloat16"
@@ -280,8 +276,7 @@ class Levels:
         rows, worker = near.nonzero().flatten(), self.workers[0]
         if not len(rows):
             return 0.0
-        if kind == "low" and self.routes[names] == "fused":
-            graph = _made(worker.fused)
+        if kind == "low" and self.routes[names] == "fused" and (graph := _made(worker.fused)).picks:
             graph.logits(variant, rows=rows)  # kernels for so few rows are chosen
             return clocked(lambda: graph.logits(variant, rows=rows), self.device)[0]
         some = map_inputs(lambda tensor: tensor[rows], inputs)
@@ -488,9 +483,10 @@ class Batch:
     def _exact(self, variant: Variant, names: Names, rows: Tensor, tolerance: float) -> Tensor:
         """Logits of a variant on some rows, with the loop's decisions: in float32 by the graph, what is near a tie then by the loop."""
         inputs = map_inputs(lambda tensor: tensor[rows], self._inputs)
-        if tolerance > ROUNDING and self._levels.routes.get(names) == "fused" and self._ready("fused") is not None:
+        graph = self._worker.fused if self._levels.routes.get(names) == "fused" else None
+        if tolerance > ROUNDING and graph and graph.picks and self._ready("fused") is not None:
             changes = tensors_of_variant(variant)
-            logits = self._attempt("fused", lambda: _made(self._worker.fused).logits(changes, rows=rows))
+            logits = self._attempt("fused", lambda: graph.logits(changes, rows=rows))
             if logits is not None:
                 near = near_ties(logits, ROUNDING).nonzero().flatten()
                 return (

@@ -6,9 +6,10 @@ from typing import Any
 
 import polars as pl
 
-from shaketable.measures.measure import CHATTERJI, Measurement, from_value, measure
+from shaketable.errors import InputError
+from shaketable.measures.measure import CHATTERJI, Measurement, Unavailable, from_value, measure
 from shaketable.measures.norms import SCHEMA
-from shaketable.probes.criticality import ALPHAS, SIGMAS, Threshold, criticality
+from shaketable.probes.criticality import ALPHAS, SIGMAS, Threshold, TooManyErrors, criticality
 from shaketable.study import Study
 
 
@@ -116,7 +117,12 @@ def pac_bayes(
 
 def _summed(study: Study, epsilon: float, **arguments: Any) -> Measurement:
     """The sum of the criticalities of all layers."""
-    found = criticality(study, epsilon=epsilon, pac_bayes=False, **arguments)
+    if not isinstance(epsilon, int | float):
+        raise InputError(f"epsilon={epsilon!r}: give one number.")
+    try:
+        found = criticality(study, epsilon=epsilon, pac_bayes=False, **arguments)
+    except TooManyErrors as error:  # one network of many, perhaps: a row
+        raise Unavailable(str(error).rstrip(".")) from error
     table = found.table
     without = table.filter(pl.col("criticality").is_null())
     layers = table.select(*list(SCHEMA)[:-1], pl.col("criticality").alias("value"), "criticality_stderr")

@@ -11,7 +11,7 @@ from torch import Tensor
 from shaketable.errors import InputError
 from shaketable.measures.measure import CHATTERJI, Measurement, Unavailable, from_factors, from_value, measure
 from shaketable.operators import operator_norm, operators
-from shaketable.params import Layer, layers, linear_layers
+from shaketable.params import COMPUTED, Layer, computes_weight, layers, linear_layers
 from shaketable.study import Study
 
 SCHEMA = {
@@ -210,12 +210,8 @@ def _linear(study: Study) -> tuple[Layer, ...]:
     except InputError as error:
         raise Unavailable(str(error)) from error
     for layer in found:
-        module = study.network.get_submodule(layer.modules[0])
-        if isinstance(getattr(module, "weight", None), Tensor) and module._parameters.get("weight") is None:
-            raise Unavailable(
-                f"layer {layer.name!r} computes its weight from other parameters (weight_norm, spectral_norm, prune); "
-                "bake it in with torch.nn.utils.parametrize.remove_parametrizations or prune.remove first"
-            )
+        if computes_weight(study.network.get_submodule(layer.modules[0])):
+            raise Unavailable(f"layer {layer.name!r} {COMPUTED}")
     return found
 
 

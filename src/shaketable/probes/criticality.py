@@ -11,6 +11,7 @@ import polars as pl
 
 from shaketable.data import Data
 from shaketable.engine import Decision, Engine, Found, Level, Precision
+from shaketable.engine.decisions import check_failure
 from shaketable.errors import InputError, RunError
 from shaketable.params import Grouping
 from shaketable.probes.cells import Cell, Cells
@@ -26,7 +27,9 @@ ALPHAS = tuple(step / 20 for step in range(21))
 SIGMAS = tuple(10.0 ** (step / 40 - 4) for step in range(161))
 """From 1e-4 to 1, 40 in each power of ten: neighbours differ by 5.9%, and their criticality by 12%."""
 VERSION = 1
-INFEASIBLE = "its error exceeds the bound even at alpha = 1 and the smallest sigma; raise epsilon or add smaller sigmas"
+INFEASIBLE = (
+    "its error exceeds the bound at every alpha, even with the smallest sigma; raise epsilon or add smaller sigmas"
+)
 STILL = "its init equals its final weights: it did not move"
 SCHEMA = {
     "layer": pl.String,
@@ -65,7 +68,7 @@ class Criticality(Result):
             alpha = 1. ``draws`` of the noise; ``examples``: the most that an answer used; ``tests``: how many points were
             tested; ``outcomes``: pairs of an example and a draw that were evaluated. ``monotone`` is False where the error
             fell again behind a point at which it was too large. ``status`` is ``"ok"``, ``"infeasible"`` (the bound is
-            exceeded even at alpha = 1 and the smallest sigma) or ``"unavailable"``, with a ``reason``.
+            exceeded at every alpha, even with the smallest sigma) or ``"unavailable"``, with a ``reason``.
         provenance: what, with which arguments, versions, seeds and hashes.
     """
 
@@ -75,7 +78,7 @@ class Criticality(Result):
         """Network criticality and PAC-Bayes, the sums over layers: one row per epsilon.
 
         Returns: ``epsilon``, ``bound``, ``network_criticality`` and ``pac_bayes`` (null where a layer has none), each with
-            ``_stderr`` (the root of the sum of squares of those that are known), ``layers``, ``without`` (how many layers
+            ``_stderr`` (the root of the sum of squares; null where one is not known), ``layers``, ``without`` (how many layers
             have no number), ``most_critical`` (the layer with the largest criticality).
 
         References: Chatterji, Neyshabur, Sedghi, 2020, equation 2 and table 1.
@@ -83,10 +86,11 @@ class Criticality(Result):
         missing = pl.col("criticality").null_count()
         columns = [pl.col("bound").first()]
         for value, name in (("criticality", "network_criticality"), ("pac_bayes", "pac_bayes")):
-            spread = pl.col(f"{value}_stderr").pow(2).sum().sqrt()
+            known = pl.col(value).null_count() == 0
+            error = pl.col(f"{value}_stderr").filter(pl.col(value) > 0)  # a value of 0 has none
             columns += [
-                pl.when(pl.col(value).null_count() == 0).then(pl.col(value).sum()).alias(name),
-                pl.when(pl.col(value).null_count() == 0).then(spread).alias(f"{name}_stderr"),
+                pl.when(known).then(pl.col(value).sum()).alias(name),
+                pl.when(known & (error.null_count() == 0)).then(error.pow(2).sum().sqrt()).alias(f"{name}_stderr"),
             ]
         largest = pl.col("layer").sort_by("criticality", descending=True, nulls_last=True).first()
         columns += [pl.len().alias("layers"), missing.alias("without"), largest.alias("most_critical")]
@@ -158,7 +162,7 @@ def criticality(
         command: what the user typed, for the report.
 
     Returns: a :class:`Criticality`. Its numbers are at least 0; 0 where the layer may go back to its init (alpha = 0). A layer
-        that exceeds the bound even at alpha = 1 and the smallest sigma has status ``"infeasible"`` and no number; one that
+        that exceeds the bound at every alpha, even with the smallest sigma, has status ``"infeasible"`` and no number; one that
         cannot be perturbed has ``"unavailable"`` and the reason.
 
     Raises:
@@ -187,8 +191,11 @@ def criticality(
     networks", 2020, definition 3.1, equation 2, table 1.
     """
     started = time.monotonic()
-    epsilons = [epsilon] if isinstance(epsilon, int | float) else list(epsilon)
-    _check(epsilons, threshold, quantity, alphas, sigmas, draws, seed)
+    epsilons, alphas, sigmas = _numbers(epsilon, "epsilon"), _numbers(alphas, "alphas"), _numbers(sigmas, "sigmas")
+    _check(epsilons, threshold, quantity, alphas, sigmas)
+    check_whole(seed=seed)
+    check_whole(1, draws=draws)
+    check_failure(failure)
     data = study.data(split)
     engine = Engine(study.network, study.final, level=level, precision=precision, memory=memory, batch_size=batch_size)
     lines, refused = lines_of(study, by, parameters, draws, seed)
@@ -224,10 +231,12 @@ def criticality(
 
     def measured(cells: Cells) -> Criticality:
         clean = _clean(cells, engine, data, quantity)
-        bounds = [error_bound(clean, one, threshold, quantity) for one in epsilons]
+        named = "training" if split == "train" else split
+        bounds = [error_bound(clean, one, threshold, quantity, named) for one in epsilons]
         rows: list[Cell] = []
+        each = failure / len(epsilons)
         for one, bound in zip(epsilons, bounds, strict=True):
-            searches = Searches(engine, data, bound, quantity, alphas, sigmas, pac_bayes, failure, exact, seed)
+            searches = Searches(engine, data, bound, quantity, alphas, sigmas, pac_bayes, each, exact, seed)
             rows += _rows(searches, one, lines, refused, cells)
         found = facts_of(study, {split: data}, **arguments, clean=clean, command=command, engine=engine.choice)
         table = pl.DataFrame([dict.fromkeys(SCHEMA) | row for row in rows], schema=SCHEMA)
@@ -326,44 +335,56 @@ def _clean(cells: Cells, engine: Engine, data: Data, quantity: str) -> float:
     return cells.get("clean", measure)[quantity]
 
 
+def _numbers(given: Any, name: str) -> list[float]:
+    """One number, or several, as a list of floats."""
+    try:
+        values = given if hasattr(given, "__len__") else [given]
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}={given!r}: give numbers, one or a list.") from error
+    if isinstance(given, bool | str) or any(math.isnan(number) for number in numbers):
+        raise InputError(f"{name}={given!r}: give numbers, one or a list.")
+    return numbers
+
+
 def _check(
-    epsilons: Sequence[float],
-    threshold: str,
-    quantity: str,
-    alphas: Sequence[float],
-    sigmas: Sequence[float],
-    draws: int,
-    seed: int,
+    epsilons: Sequence[float], threshold: str, quantity: str, alphas: Sequence[float], sigmas: Sequence[float]
 ) -> None:
     """One error for an argument that is out of range."""
-    check_whole(seed=seed)
-    check_whole(1, draws=draws)
     if threshold not in THRESHOLDS:
         raise InputError(f"threshold={threshold!r}: use one of {', '.join(THRESHOLDS)}.")
     if quantity not in ("error", "loss"):
         raise InputError(f"quantity={quantity!r}: use 'error' or 'loss'.")
     top = 1.0 if quantity == "error" and threshold != "ratio" else math.inf
-    if not epsilons or not all(isinstance(one, int | float) and 0 <= one <= top for one in epsilons):
+    if not epsilons or not all(0 <= one <= top and one < math.inf for one in epsilons):
         raise InputError(f"epsilon={epsilons!r}: give a number from 0{' to 1' if top == 1 else ''}, or a list of such.")
     if len(set(epsilons)) < len(epsilons):
         raise InputError(f"epsilon={epsilons!r}: give each number once.")
-    for name, grid, lowest in (("alphas", alphas, 0.0), ("sigmas", sigmas, None)):
-        fits = all(isinstance(one, int | float) and (0 if lowest is None else -1) < one <= 1 for one in grid)
-        if not grid or not fits or (lowest == 0 and min(grid) < 0) or list(grid) != sorted(set(grid)):
-            kind = "[0, 1]" if lowest == 0 else "(0, 1] (at sigma = 0 the criticality is infinite)"
+    ranges = (
+        ("alphas", alphas, lambda one: 0 <= one <= 1, "[0, 1]"),
+        ("sigmas", sigmas, lambda one: 0 < one <= 1, "(0, 1] (at sigma = 0 the criticality is infinite)"),
+    )
+    for name, grid, fits, kind in ranges:
+        if not grid or not all(map(fits, grid)) or list(grid) != sorted(set(grid)):
             raise InputError(f"{name}={list(grid)[:5]}: give a grid in {kind}, ascending.")
 
 
-def error_bound(clean: float, epsilon: float, threshold: Threshold, what: str = "error") -> float:
+class TooManyErrors(InputError):
+    """The network's own error is above the bound."""
+
+
+def error_bound(
+    clean: float, epsilon: float, threshold: Threshold, what: str = "error", split: str = "training"
+) -> float:
     """The bound that epsilon means.
 
     Raises:
-        InputError: the clean error (or loss) is above it already.
+        TooManyErrors: the clean error (or loss) is above it already.
     """
     bound = {"absolute": epsilon, "increase": clean + epsilon, "ratio": clean * (1 + epsilon)}[threshold]
     if clean > bound:
-        raise InputError(
-            f"the clean training {what} is {clean:.4g}, above the bound {bound:.4g} (epsilon={epsilon:g}, "
+        raise TooManyErrors(
+            f"the clean {split} {what} is {clean:.4g}, above the bound {bound:.4g} (epsilon={epsilon:g}, "
             f"threshold={threshold!r}): no perturbation is needed to exceed it; raise epsilon above {clean:.4g}, use "
             "threshold='increase', or train further."
         )

@@ -139,6 +139,8 @@ def joint_criticality(
     """
     started = time.monotonic()
     check_whole(0, sweeps=sweeps)
+    if not isinstance(epsilon, int | float):
+        raise InputError(f"epsilon={epsilon!r}: give one number; call this once for each.")
     same = {"threshold": threshold, "alphas": alphas, "sigmas": sigmas, "draws": draws, "parameters": parameters}
     same |= {"split": split, "failure": failure, "exact": exact, "seed": seed}
     how = {"level": level, "precision": precision, "memory": memory, "batch_size": batch_size}

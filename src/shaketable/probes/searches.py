@@ -49,6 +49,11 @@ def lines_of(
         else:
             noise = [move.noise(seed, "criticality", layer.name, draw) for draw in range(draws)]
             found.append(Line(position, layer, move, noise))
+    for path, module in study.network.named_modules():
+        if hasattr(module, "_packed_params"):  # torch's quantised operators hold no parameters
+            layer = Layer(path, (), (), (path,), type(module).__name__)
+            line = Line(len(found) + len(refused), layer, Move((), {}, {}, {}), ())
+            refused[line] = "its weights are quantised, so no noise can be added to them; give the float network"
     return found, refused
 
 

@@ -8,7 +8,7 @@ import torch
 
 from shaketable.errors import InputError
 from shaketable.operators import Operator, operator_norm, operators, singular_values
-from shaketable.params import Grouping, Params, layers, linear_layers
+from shaketable.params import COMPUTED, Grouping, Params, computes_weight, layers, linear_layers
 from shaketable.study import Study
 
 _FACTS = {
@@ -133,13 +133,22 @@ def operator_norms(study: Study, by: Grouping = "module", checkpoints: Iterable[
     )
 
 
-def _weights(study: Study, by: Grouping) -> list[tuple[Row, Operator | None]]:
-    """Every weight of a linear layer: the facts of its layer, and its operator where one is known."""
+def _weights(study: Study, by: Grouping) -> list[tuple[Row, Operator | str]]:
+    """Every weight of a linear layer: the facts of its layer, and its operator, or why none is known."""
     inputs = study.example_inputs()
     known = operators(study.network, inputs)
-    weights = {name for layer in linear_layers(study.network) for name in layer.params}
+    weights = {
+        name: f"layer {layer.name!r} {COMPUTED}"
+        if computes_weight(study.network.get_submodule(layer.modules[0]))
+        else NO_OPERATOR
+        for layer in linear_layers(study.network)
+        for name in layer.params
+    }
     return [
-        ({"layer": layer.name, "position": position, "kind": layer.kind, "weight": name}, known.get(name))
+        (
+            {"layer": layer.name, "position": position, "kind": layer.kind, "weight": name},
+            known.get(name, weights[name]),
+        )
         for position, layer in enumerate(layers(study.network, by, inputs))
         for name in layer.params
         if name in weights
@@ -158,10 +167,10 @@ def _checkpoints(study: Study, checkpoints: Iterable[int] | None) -> Iterator[tu
     yield study.final_epoch, study.final
 
 
-def _spectrum(params: Params | None, name: str, operator: Operator | None, values: int | None) -> list[Row]:
+def _spectrum(params: Params | None, name: str, operator: Operator | str, values: int | None) -> list[Row]:
     """The rows of one spectrum, or the one that says why there is none."""
-    if params is None or operator is None:
-        return [_unavailable(NO_INIT if params is None else NO_OPERATOR)]
+    if params is None or isinstance(operator, str):
+        return [_unavailable(operator if isinstance(operator, str) else NO_INIT)]
     try:
         spectrum = singular_values(params[name], **operator)
     except InputError as error:
@@ -175,10 +184,10 @@ def _spectrum(params: Params | None, name: str, operator: Operator | None, value
     ]
 
 
-def _norms(params: Params | None, final: Params, name: str, operator: Operator | None) -> Row:
+def _norms(params: Params | None, final: Params, name: str, operator: Operator | str) -> Row:
     """The norms of one row, or why there are none."""
-    if params is None or operator is None:
-        return _unavailable(NO_INIT if params is None else NO_OPERATOR)
+    if params is None or isinstance(operator, str):
+        return _unavailable(operator if isinstance(operator, str) else NO_INIT)
     weight = params[name].double()
     way = final[name].double() - weight
     numbers = {

@@ -4,9 +4,10 @@ The table has one row per layer, alpha, sigma, draw and side of the path: see :d
 means over draws (figure 10), :meth:`Valley.surface` the picture of figure 1.
 """
 
+import gc
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -186,7 +187,7 @@ def valley(
         InputError: no init, no such data, an unknown layer, grouping or option, an alpha outside of [0, 1], a sigma below 0.
 
     Cost: for each layer alphas x sigmas x draws (x 2 if antithetic) parts of a pass over the data, that which lies behind the
-        layer; a single linear operator itself runs draws + 2 times a batch (up to 30 draws). The noise of all draws is in memory.
+        layer; a single linear operator itself runs draws + 2 times a batch (up to 30 draws). The noise of a layer is in memory.
 
     Deviates: the paper gives neither grids nor draws. The sign of the noise is that of its inner product with the initial
         weights, as in figure 1; for a layer whose initial weights are zero (a zero-initialised last layer) it is that with
@@ -210,15 +211,15 @@ def valley(
     check_whole(1, draws=draws)
     check_whole(seed=seed)
     chosen = moved_layers(study, by, parameters, layer)
-    data = data_of(study, [split])[split]
+    data = whole = data_of(study, [split])[split]
     if examples is not None:
         check_whole(1, examples=examples)
-        data = _some(data, examples, split, seed)
+        data = some_of(data, examples, split, seed)
     engine = Engine(study.network, study.final, level=level, memory=memory, batch_size=batch_size)
     plan = _Plan(study, engine, data, split, chosen, alphas, sigmas, draws, antithetic, seed)
     facts = facts_of(
         study,
-        {split: data},
+        {split: whole},
         layers_by=by if isinstance(by, str) else "your own",
         parameters=parameters,
         alphas=list(alphas),
@@ -272,23 +273,27 @@ class _Plan:
 
     def rows(self, cells: Cells) -> list[Cell]:
         """All rows of the table."""
-        jobs: list[tuple[Cell, Variant]] = []
         rows: list[Cell] = []
-        for position, layer in self.layers.items():
-            what = {"layer": layer.name, "position": position, "kind": layer.kind, "split": self.split}
-            what["parameters"] = sum(self.study.final[name].numel() for name in layer.params)
-            reason = stuck(self.study, layer)
-            if reason is None:
-                jobs += self._jobs(layer, what)
-            else:
-                where = what | {"status": "unavailable", "reason": reason}
-                rows += [where | {"alpha": alpha, "sigma": sigma} for alpha in self.alphas for sigma in self.sigmas]
-        if jobs:
-            with progress("valley", len(self.data)) as advance:
-                variants = [variant for _, variant in jobs]
-                sums = sums_in_sections(cells, [self.split], self.engine, variants, self.data, advance)
-            rows += [what | numbers_of(one) for (what, _), one in zip(jobs, sums, strict=True)]
+        reasons = {position: stuck(self.study, layer) for position, layer in self.layers.items()}
+        with progress("valley", list(reasons.values()).count(None) * len(self.data)) as advance:
+            for position, layer in self.layers.items():
+                what = {"layer": layer.name, "position": position, "kind": layer.kind, "split": self.split}
+                what["parameters"] = sum(self.study.final[name].numel() for name in layer.params)
+                reason = reasons[position]
+                if reason is None:
+                    rows += self._measured(cells, layer, what, advance)
+                    gc.collect()  # the engine's closures refer to each other, and to the noise
+                else:
+                    where = what | {"status": "unavailable", "reason": reason}
+                    rows += [where | {"alpha": alpha, "sigma": sigma} for alpha in self.alphas for sigma in self.sigmas]
         return rows
+
+    def _measured(self, cells: Cells, layer: Layer, what: Cell, advance: Callable[[int], object]) -> list[Cell]:
+        """The rows of one layer, whose noise is gone when they are there."""
+        jobs = self._jobs(layer, what)
+        variants = [variant for _, variant in jobs]
+        sums = sums_in_sections(cells, [self.split, layer.name], self.engine, variants, self.data, advance)
+        return [facts | numbers_of(one) for (facts, _), one in zip(jobs, sums, strict=True)]
 
     def _jobs(self, layer: Layer, what: Cell) -> list[tuple[Cell, Variant]]:
         """A layer's variants, draw by draw (the engine keeps the outputs of a few terms), with what their rows say."""
@@ -324,7 +329,7 @@ def _norm(noise: Params, move: Move) -> float:
     return math.sqrt(sum(float(noise[name].double().square().sum()) for name in move.names))
 
 
-def _some(data: Data, examples: int, split: str, seed: int) -> Data:
+def some_of(data: Data, examples: int, split: str, seed: int) -> Data:
     """So many examples, drawn without replacement, in their own order."""
     if examples > len(data):
         raise InputError(f"examples={examples}: the {split} data have {len(data)}; give at most so many.")
