@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -17,12 +18,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import heatmaps
 from benchmarks.common import Options, Row, first, machine, say, timed
-from benchmarks.setups import straight
+from benchmarks.setups import straight, table
 from shaketable.data import Data
 from shaketable.engine import Engine, Variant
+from shaketable.engine.levels import bfloat16_gain
 from shaketable.params import Layer
 
-PEAK_GOAL = 0.8
+PEAK_GOALS = {torch.float32: 0.8, torch.bfloat16: 0.45}
 BUDGETS = tuple(2**exponent for exponent in (26, 27, 28, 29))
 VARIANTS = (1, 2, 4, 8, 16, 32)
 DEPTH = 16
@@ -103,53 +105,59 @@ def memory(name: str, options: Options) -> list[Row]:
 
 
 def peak(name: str, options: Options) -> list[Row]:
-    """The operations that have to run over the processor time of the engine, as a share of the best matrix product."""
-    rows, best = [], matrix_peak()
-    for network in ("resnet18-bn", "vgg16"):
-        case = straight(network, "cifar10", 8, 2000, options)
-        cells = case.cells(1)
-        size = heatmaps.engine_batch(case, options) * options.threads
-        inputs: Any = first(case.data, 2).inputs
-        base, behind = necessary(case.network, inputs, case.layers)
-        work = size * (base + sum(behind[layer] for layer, _ in cells)) / 2
-        engine = heatmaps.fresh(case, options)
-        tables = len(case.checkpoints)
-        runs = [heatmaps.slices(engine, case.variants(cells), case, size, tables) for _ in range(options.repeats)]
-        best = max(best, matrix_peak())
-        seconds = float(median(run.warm[0] for run in runs))
-        rows.append(
-            Row(
-                f"{name}-{network}",
-                ratio=round(work / seconds / best, 3),
-                goal=PEAK_GOAL,
-                goal_amx=None,
-                engine_seconds=round(seconds, 3),
-                network=case.name,
-                data=case.source,
-                examples=size,
-                variants=len(cells),
-                batch_engine=size,
-                level=options.level,
-                choice=engine.choice,
-                machine=machine(),
-                sampled=True,
-                sampled_how="one checkpoint a module on one slice of images; its checks are not counted.",
-                more={
-                    "gflop_per_second": round(work / seconds / 1e9, 1),
-                    "peak_gflop_per_second": round(best / 1e9, 1),
-                    "suffix_share": round(sum(behind) / len(behind) / base, 4),
-                },
-            )
-        )
-        say(f"{name}: {network} {work / seconds / 1e9:.1f} of {best / 1e9:.1f} GFLOP/s")
-    return rows
+    """The operations that have to run over the processor time of the engine, as a share of the best matrix product.
+
+    In float32, and where the engine takes it for decisions in bfloat16, near ties included, each of the best in its precision.
+    """
+    dtypes = (torch.float32, torch.bfloat16) if bfloat16_gain() > 1.5 else (torch.float32,)
+    return [share(name, network, dtype, options) for network in ("resnet18-bn", "vgg16") for dtype in dtypes]
 
 
-def matrix_peak(sizes: Sequence[int] = (512, 1024, 2048), repeats: int = 5) -> float:
-    """The highest number of float32 operations a second that a matrix product reaches here."""
+def share(name: str, network: str, dtype: torch.dtype, options: Options) -> Row:
+    """The row of one network in one precision."""
+    half, best = dtype == torch.bfloat16, matrix_peak(dtype)
+    case = table(network, "cifar10", 8, 2000, options)
+    cells = case.cells(1)
+    size = heatmaps.engine_batch(case, replace(options, losses=not half)) * options.threads
+    inputs: Any = first(case.data, 2).inputs
+    base, behind = necessary(case.network, inputs, case.layers)
+    work = size * (base + sum(behind[layer] for layer, _ in cells)) / 2
+    engine, tables = heatmaps.fresh(case, options), len(case.checkpoints)
+    runs = [heatmaps.slices(engine, case.variants(cells), case, size, tables, not half) for _ in range(options.repeats)]
+    best = max(best, matrix_peak(dtype))
+    seconds = float(median(run.warm[0] for run in runs))
+    say(f"{name}: {network} {dtype} {work / seconds / 1e9:.1f} of {best / 1e9:.1f} GFLOP/s")
+    return Row(
+        f"{name}-{network}{'-bfloat16' if half else ''}",
+        ratio=round(work / seconds / best, 3),
+        goal=PEAK_GOALS[dtype],
+        goal_amx=PEAK_GOALS[dtype],
+        engine_seconds=round(seconds, 3),
+        network=case.name,
+        data=case.source,
+        examples=size,
+        variants=len(cells),
+        batch_engine=size,
+        level=options.level,
+        choice=engine.choice,
+        machine=machine(),
+        sampled=True,
+        sampled_how="one checkpoint a module on one slice of images; its checks are not counted.",
+        more={
+            "gflop_per_second": round(work / seconds / 1e9, 1),
+            "peak_gflop_per_second": round(best / 1e9, 1),
+            "suffix_share": round(sum(behind) / len(behind) / base, 4),
+        },
+    )
+
+
+def matrix_peak(
+    dtype: torch.dtype = torch.float32, sizes: Sequence[int] = (512, 1024, 2048), repeats: int = 5
+) -> float:
+    """The highest number of operations a second that a matrix product reaches here."""
     found = []
     for size in sizes:
-        a, b = torch.randn(2, size, size)
+        a, b = torch.randn(2, size, size).to(dtype)
         out = a @ b
         found += [2 * size**3 / timed(lambda a=a, b=b, out=out: torch.mm(a, b, out=out))[1][0] for _ in range(repeats)]
     return max(found)
@@ -185,5 +193,8 @@ def necessary(network: nn.Module, inputs: Tensor, layers: Sequence[Layer]) -> tu
 BENCHMARKS: dict[str, tuple[str, Callable[[str, Options], list[Row]]]] = {
     "scaling": ("time against the number of variants and against depth: slope and R2 of a straight line", scaling),
     "memory": ("growth of peak memory against the engine's budget; ratio is growth over budget, at most 1", memory),
-    "peak": ("necessary operations a second over the machine's best matrix product, in float32; goal 0.8", peak),
+    "peak": (
+        "necessary operations a second over the machine's best matrix product; goals 0.8 and, in bfloat16, 0.45",
+        peak,
+    ),
 }

@@ -145,12 +145,12 @@ def test_wrong_use_is_one_sentence(arguments, message, trained, capsys):
         (["bounds", "--epsilon", "2"], "--epsilon 2: give"),
     ],
 )
-def test_wrong_numbers_are_said_before_anything_is_measured(arguments, message, trained, monkeypatch, capsys):
+def test_wrong_numbers_are_said_before_anything_is_measured(arguments, message, trained, tmp_path, monkeypatch, capsys):
     from shaketable.engine.engine import Engine
 
     monkeypatch.setattr(Engine, "sums", lambda *args, **kwargs: pytest.fail("something was measured"))
     command, *options = arguments
-    code, _, err = call(command, trained, *options, capsys=capsys)
+    code, _, err = call(command, trained, *options, "--out", tmp_path, capsys=capsys)
     assert code == 2
     assert message in err
 

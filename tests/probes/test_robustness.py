@@ -350,8 +350,8 @@ def test_a_store_that_another_process_works_on_is_refused(tmp_path):
 
 
 def test_a_split_that_is_named_twice_is_measured_once():
-    twice = robustness(study(), draws=2, splits=["test", "test"])
-    assert twice.table.equals(robustness(study(), draws=2, splits=["test"]).table)
+    twice = robustness(study(), draws=2, splits=["test", "test"], level="replay")  # where losses are bit for bit
+    assert twice.table.equals(robustness(study(), draws=2, splits=["test"], level="replay").table)
 
 
 def test_no_mean_is_taken_over_some_of_the_draws():

@@ -112,6 +112,13 @@ def test_without_scripts_the_numbers_and_what_they_mean_are_there(everything: Pa
         assert one in said, one
 
 
+@pytest.mark.parametrize(("antithetic", "said"), [(True, "of the noise on both sides."), (False, "of the noise.")])
+def test_noise_is_on_both_sides_only_where_each_draw_has_its_negative(
+    antithetic: bool, said: str, tmp_path: Path
+) -> None:
+    assert f"means over draws {said}" in words(write_report(valley(antithetic=antithetic), tmp_path / "one.html"))
+
+
 @pytest.mark.parametrize(
     ("result", "heading", "absent"),
     [

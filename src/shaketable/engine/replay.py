@@ -163,6 +163,7 @@ class Replay:
         self._calls, self._first = [], {}
         self._inputs, self._given, self._logits = (), None, torch.empty(0)
         self._basis.clear()
+        self._terms: Sequence[tuple[float, Params]] = ()
 
     def recorded_bytes(self) -> int:
         """Memory that the recorded pass holds beside the weights and the inputs."""

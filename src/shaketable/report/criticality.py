@@ -124,6 +124,7 @@ def valley_part(result: Valley, size: int) -> Part:
         ),
         "names": shown,
         "split": result.splits()[0],
+        "sides": " on both sides" if result.provenance.get("antithetic", True) else "",
         "surfaces": {f"valley-{index}": _surface(surface, name) for index, name in enumerate(shown)},
     }
 
