@@ -10,12 +10,16 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import behaviour, criticality, early, heatmaps
+from benchmarks import behaviour, criticality, decoder, early, heatmaps, layer_sets
 from benchmarks.common import Options, Row, say
 from benchmarks.setups import train_all
 from shaketable.errors import InputError, RunError
 
-BENCHMARKS = {**heatmaps.BENCHMARKS, **early.BENCHMARKS, **behaviour.BENCHMARKS, **criticality.BENCHMARKS}
+BENCHMARKS = {
+    name: benchmark
+    for room in (heatmaps, early, behaviour, criticality, decoder, layer_sets)
+    for name, benchmark in room.BENCHMARKS.items()
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

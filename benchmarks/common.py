@@ -146,8 +146,9 @@ class Naive:
             with torch.no_grad():
                 for inputs, labels in data.batches(self.batch_size):
                     logits = self.network(inputs)
+                    logits, labels = logits.flatten(0, -2), labels.flatten()  # a row for each label of a sequence
                     errors += int((logits.argmax(1) != labels).sum())
-                    loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+                    loss += float(F.cross_entropy(logits.float(), labels, reduction="sum"))
             self.network.load_state_dict({name: final[name] for name in changed}, strict=False)
             found.append((errors, loss))
         return found

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from torch import nn
 
+import shaketable.evaluate as evaluation
 from shaketable.data import Data
 from shaketable.errors import InputError
 from shaketable.evaluate import evaluate
@@ -62,3 +63,21 @@ def test_labels_that_do_not_match_the_logits_are_one_clear_error():
     data = Data(torch.eye(2), torch.zeros(2, 3, dtype=torch.long), classes=2)
     with pytest.raises(InputError, match=r"logits of shape \[2, 2\] for labels of shape \[2, 3\]"):
         evaluate(nn.Linear(2, 2).eval(), {}, data)
+
+
+def test_many_logits_are_looked_at_in_parts_with_the_same_outcomes_and_one_that_is_not_finite_is_found(monkeypatch):
+    logits = torch.randn(50, 7, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(50) % 7
+    monkeypatch.setattr(evaluation, "WIDE", 10**6)
+    whole = evaluation.outcomes(logits, labels)
+    monkeypatch.setattr(evaluation, "WIDE", 20)
+    wrong, losses, finite = evaluation.outcomes(logits, labels)
+    expected = torch.nn.functional.cross_entropy(logits.double(), labels, reduction="none").float()
+    torch.testing.assert_close(losses, expected)
+    assert torch.equal(wrong, whole[0])
+    assert torch.equal(wrong, logits.argmax(1) != labels)
+    assert finite is None
+    logits[31, 2] = float("nan")
+    wrong, _, finite = evaluation.outcomes(logits, labels)
+    assert finite.logical_not().nonzero().flatten().tolist() == [31]
+    assert bool(wrong[31])

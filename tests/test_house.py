@@ -12,8 +12,8 @@ import shaketable
 SOURCE = Path(shaketable.__file__).parent
 ROOMS = [
     *["__init__", "errors", "identity", "files", "forward", "progress", "statistics", "params", "operators", "data"],
-    *["evaluate", "networks", "training", "perturb", "study", "engine", "probes", "measures", "bounds", "plots"],
-    *["report", "cli", "__main__"],
+    *["evaluate", "networks", "training", "perturb", "removal", "study", "foreign"],
+    *["engine", "probes", "measures", "bounds", "defense", "plots", "report", "cli", "__main__"],
 ]
 
 

@@ -1,15 +1,19 @@
 """Perturbations: pure functions of params, and fresh draws from the right distribution."""
 
+import copy
 import math
 
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
+from shaketable.data import Data
 from shaketable.errors import InputError
+from shaketable.identity import fingerprint, generator_from
 from shaketable.networks import build
 from shaketable.params import layers, snapshot, state
-from shaketable.perturb import fresh_params, replace_layer, source_of
+from shaketable.perturb import fresh_params, reestimated_statistics, replace_layer, source_of
 
 
 class Bare(nn.Module):
@@ -152,3 +156,66 @@ def test_buffers_are_never_drawn_from_their_own_values():
     network.register_buffer("mask", torch.ones(3, 3).tril().bool())
     fresh, sources = fresh_params(network, 0, init=snapshot(network))
     assert set(sources) == set(fresh) == {"weight", "bias"}
+
+
+def with_norms():
+    """Two batch norms, dropout between them, and data."""
+    network = nn.Sequential(
+        nn.Conv2d(1, 3, 3),
+        nn.BatchNorm2d(3),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Flatten(),
+        nn.Linear(12, 4),
+        nn.BatchNorm1d(4),
+    ).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in state(network).values():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand(tensor.shape, generator=generator))
+    inputs = torch.randn(40, 1, 4, 4, generator=generator)
+    return network, Data(inputs, torch.arange(40) % 4, 4)
+
+
+def test_reestimated_statistics_are_those_of_torchs_update_bn_without_dropout():
+    network, data = with_norms()
+    weights = {name: tensor + 0.5 if "5." in name else tensor for name, tensor in snapshot(network).items()}
+    found = reestimated_statistics(network, weights, data, batches=4, batch_size=10, seed=3)
+
+    torchs = nn.Sequential(*(module for module in copy.deepcopy(network) if not isinstance(module, nn.Dropout)))
+    with torch.no_grad():
+        for index, here in ((0, 0), (1, 1), (4, 5), (5, 6)):  # behind the dropout numbers are one lower
+            for name, tensor in state(torchs[index]).items():
+                tensor.copy_(weights[f"{here}.{name}"])
+    order = torch.randperm(40, generator=generator_from(3, "statistics"))
+    update_bn([data.inputs[order[start : start + 10]] for start in range(0, 40, 10)], torchs)
+    for index, here in ((1, 1), (5, 6)):
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            torch.testing.assert_close(found.pop(f"{here}.{name}"), getattr(torchs[index], name))
+    assert not found
+
+
+def test_reestimating_leaves_network_weights_and_random_state_alone_and_repeats_exactly():
+    network, data = with_norms()
+    weights, state_before = snapshot(network), torch.get_rng_state()
+    before = fingerprint(weights)
+    found = [reestimated_statistics(network, weights, data, batches=2, batch_size=15) for _ in range(2)]
+    assert fingerprint(found[0]) == fingerprint(found[1])
+    assert fingerprint(weights) == fingerprint(state(network)) == before
+    assert not any(module.training for module in network.modules())
+    assert network[1].momentum == 0.1
+    assert torch.equal(torch.get_rng_state(), state_before)
+
+
+def test_what_cannot_be_reestimated_is_refused():
+    network, data = with_norms()
+    for arguments, message in (
+        ({"batches": 5, "batch_size": 10}, "5 batches of 10 need 50 examples, and there are 40"),
+        ({"batches": 0}, "batches=0"),
+        ({"batches": 1, "batch_size": 1}, "batch_size=1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            reestimated_statistics(network, state(network), data, **arguments)
+    with pytest.raises(InputError, match="no batch norms"):
+        reestimated_statistics(nn.Linear(1, 1), {}, data, batches=1, batch_size=2)

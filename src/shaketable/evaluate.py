@@ -1,5 +1,6 @@
 """Errors and loss of one set of weights on all the data: the plain loop, and the reference of everything that is faster."""
 
+import math
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -12,6 +13,11 @@ from shaketable.data.data import IGNORED
 from shaketable.errors import InputError
 from shaketable.forward import evaluation_mode, forward, map_inputs
 from shaketable.params import Params
+
+LOGITS = 2**24
+"""Logits of a language model that are alive at a time: 64 MiB."""
+WIDE = 2**18
+"""Logits that are looked at together on a CPU: 1 MiB."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,11 @@ class Sums:
         return self.loss / self.examples
 
     @property
+    def perplexity(self) -> float:
+        """The exponential of the mean loss; see :func:`perplexity`."""
+        return perplexity(self.mean_loss)
+
+    @property
     def class_error(self) -> tuple[float, ...]:
         """0-1 error of the examples of each label, in [0, 1]; NaN for a label that no example has."""
         pairs = zip(self.class_errors, self.class_examples, strict=True)
@@ -65,6 +76,29 @@ class Sums:
             tuple(self.class_errors[c] + other.class_errors[c] for c in range(classes)),
             None if self.margin is None or other.margin is None else self.margin + other.margin,
         )
+
+
+def perplexity(loss: float) -> float:
+    r"""The perplexity of a language model.
+
+    .. math:: \exp\Bigl(-\frac{1}{n} \sum_{i=1}^n \log p(y_i)\Bigr)
+
+    It is per token: two networks are comparable only where their tokenizer is the same.
+
+    Args:
+        loss: the mean cross-entropy in nats, such as ``test_loss`` in a history or ``loss`` in a table of robustness.
+
+    Returns: 1 for a network that is right and certain, the number of classes for one that guesses; infinite where the loss is
+        beyond 709.
+
+    Example:
+        >>> perplexity(0.0), round(perplexity(math.log(1000)))
+        (1.0, 1000)
+    """
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
 
 
 def rows(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,10 +124,21 @@ def outcomes(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | N
 
     Among equal logits the lowest class is the decision (torch's argmax). A row with a NaN or infinite logit is wrong.
     """
+    if logits.device.type == "cpu" and logits.numel() > WIDE:  # a part that fits a cache costs half
+        parts = logits.split(max(1, WIDE // logits.shape[-1])), labels.split(max(1, WIDE // logits.shape[-1]))
+        wrong, losses, finite = zip(*map(_outcomes, *parts), strict=True)
+        ok = [torch.ones_like(w) if f is None else f for w, f in zip(wrong, finite, strict=True)]
+        return torch.cat(wrong), torch.cat(losses), None if all(f is None for f in finite) else torch.cat(ok)
+    return _outcomes(logits, labels)
+
+
+def _outcomes(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The same in one piece."""
     highest, decisions = logits.max(-1, keepdim=True)
     below = logits - highest
     wrong = (decisions != labels.unsqueeze(1)).squeeze(1)
-    losses = below.exp().sum(-1).log_() - below.gather(1, labels.unsqueeze(1)).squeeze(1)
+    label = below.gather(1, labels.unsqueeze(1)).squeeze(1)
+    losses = below.exp_().sum(-1).log_() - label
     if logits.sum().isfinite():
         return wrong, losses, None
     finite = logits.isfinite().all(-1)
@@ -121,7 +166,7 @@ def tally(logits: Tensor, labels: Tensor, per_class: bool = False, margins: bool
     return Sums(len(labels), int(wrong.sum()), loss, not_finite, *by_class, margin=margin)
 
 
-def evaluate(network: nn.Module, params: Params, data: Data, batch_size: int = 500) -> Sums:
+def evaluate(network: nn.Module, params: Params, data: Data, batch_size: int | None = None) -> Sums:
     """Errors and loss of a network with the given params on all of the data.
 
     .. math:: \\sum_i [\\arg\\max_c f_\\theta(x_i)_c \\ne y_i], \\qquad -\\sum_i \\log \\operatorname{softmax}(f_\\theta(x_i))_{y_i}
@@ -132,7 +177,8 @@ def evaluate(network: nn.Module, params: Params, data: Data, batch_size: int = 5
         network: any module; its own weights are not used where ``params`` has the name.
         params: parameters and buffers :math:`\\theta` by name.
         data: N examples, on the device of the params.
-        batch_size: examples per forward pass; changes memory, not the result (up to the rounding of sums).
+        batch_size: examples per forward pass; changes memory, not the result (up to the rounding of sums). Default 500, or
+            fewer where an example has so many labels that their logits would fill memory.
 
     Returns: the sums. Among equal logits the lowest class counts as the decision (torch's argmax).
 
@@ -148,6 +194,9 @@ def evaluate(network: nn.Module, params: Params, data: Data, batch_size: int = 5
         >>> evaluate(network, {"weight": torch.eye(2)}, data).error
         0.5
     """
+    if batch_size is None:
+        logits = data.labels[0].numel() * data.classes  # of an example, in a language model
+        batch_size = 500 if data.labels.ndim == 1 else min(500, max(1, LOGITS // logits))
     with evaluation_mode(network), torch.no_grad():
         batches = data.batches(batch_size)
         parts = [tally(forward(network, map_inputs(torch.clone, x), params), labels) for x, labels in batches]

@@ -15,7 +15,9 @@ Params = Mapping[str, Tensor]
 """Parameters and persistent buffers by the names that ``state_dict`` gives them, tied weights once."""
 
 Grouping = str | Mapping[str, str | Sequence[str]]
-"""``"module"``, ``"block"``, ``"stage"``, or a mapping from layer names to module or parameter names."""
+"""``"module"``, ``"block"``, ``"stage"``, ``"expert"``, or a mapping from layer names to module or parameter names."""
+
+_EXPERT = re.compile(r"(?P<container>(?:.+\.)?\w*experts)\.(?:parametrizations\.\w+\.original)?(?P<number>\d+)(?:\.|$)")
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def layers(network: nn.Module, by: Grouping = "module", inputs: Inputs | None = 
     ``by="module"``: each module that owns parameters itself: one linear operator (convolution, linear, embedding) or
     one normalisation, with its buffers. ``by="block"``: each residual block; outside of blocks one operator with the
     normalisations (or scales, or biases) that follow it at once. ``by="stage"``: each stack of residual blocks; outside
-    of stacks as for blocks.
+    of stacks as for blocks. ``by="expert"``: each expert of a mixture of experts; all else as for modules.
     A mapping names your own groups: each value is a module or parameter name, or several, with ``*`` as a wild card.
 
     A residual block is recognised by the structure of the modules, not by their class: a member of a ``Sequential``,
@@ -74,6 +76,8 @@ def layers(network: nn.Module, by: Grouping = "module", inputs: Inputs | None = 
     such stacks are nested, the inner one counts, unless two or more operators stand outside of it (attention beside
     experts). Tied weights make one layer of the modules that share them. Parameters that a module owns beside modules with
     parameters (a class token, a layer scale, the joint projection of an attention) are layers of their own.
+    An expert is a numbered member of a container whose name ends with ``experts``; routers and shared experts are modules.
+    Buffers that are not saved (rotary tables) belong to no layer.
 
     Args:
         network: any module.
@@ -84,8 +88,9 @@ def layers(network: nn.Module, by: Grouping = "module", inputs: Inputs | None = 
     Returns: at least one layer; no parameter is in two of them. Layers without parameters are left out.
 
     Raises:
-        InputError: an unknown grouping, a network without parameters, a name of yours that matches nothing, or a
-            parameter in two of your groups.
+        InputError: an unknown grouping, a network without parameters, a name of yours that matches nothing, a
+            parameter in two of your groups, or ``by="expert"`` where there are no experts, or where they are slices of one
+            tensor (:func:`shaketable.foreign.unstacked` takes them apart).
 
     Example:
         >>> network = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2))
@@ -105,9 +110,11 @@ def layers(network: nn.Module, by: Grouping = "module", inputs: Inputs | None = 
         found = modules
     elif by in ("block", "stage"):
         found = _merge_followers(network, _group_blocks(network, modules, by))
+    elif by == "expert":
+        found = _group_experts(network, modules)
     else:
         raise InputError(
-            f"unknown grouping by={by!r}; use 'module', 'block', 'stage', or a mapping from names to modules."
+            f"unknown grouping by={by!r}; use 'module', 'block', 'stage', 'expert', or a mapping from names to modules."
         )
     return tuple(layer for layer in found if layer.params)
 
@@ -304,6 +311,44 @@ def _group_blocks(network: nn.Module, modules: list[Layer], by: str) -> list[Lay
         else parts[0]
         for name, parts in groups.items()
     ]
+
+
+def stacked_experts(network: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Modules that keep all their experts in tensors [E, ...], by path, each with its names of these tensors."""
+    found: dict[str, tuple[str, ...]] = {}
+    for path, module in network.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        named = "expert" in f"{path.rpartition('.')[2]} {type(module).__name__}".lower()
+        counts = {len(tensor) for tensor in own.values() if tensor.dim() > 2}
+        if named and len(counts) == 1 and all(tensor.dim() > 1 and len(tensor) in counts for tensor in own.values()):
+            found[path] = tuple(own)
+    return found
+
+
+def _group_experts(network: nn.Module, modules: list[Layer]) -> list[Layer]:
+    """The modules, with the parameters and buffers of each expert put together."""
+    stacked = next(iter(stacked_experts(network)), None)
+    if stacked is not None:
+        raise InputError(
+            f"{stacked or type(network).__name__!r} keeps its experts in one tensor, and a slice of it is no parameter; "
+            "give shaketable.foreign.unstacked(network)."
+        )
+    groups: dict[str, Layer] = {}
+    for layer in modules:
+        for names, field in ((layer.params, "params"), (layer.buffers, "buffers")):
+            for name in names:
+                known = _EXPERT.match(name)
+                key = f"{known['container']}.{known['number']}" if known else layer.name
+                path = key if known and "parametrizations" not in name else layer.modules[0]
+                kind = type(network.get_submodule(path)).__name__ if known else layer.kind
+                made = groups.get(key) or Layer(key, (), (), (path,) if known else layer.modules, kind, layer.stage)
+                groups[key] = replace(made, **{field: (*getattr(made, field), name)})
+    if not any(_EXPERT.match(name) for layer in groups.values() for name in layer.params):
+        raise InputError(
+            f"{type(network).__name__} has no experts: no numbered modules in a container whose name ends with 'experts'; "
+            "use by='module', or name your groups."
+        )
+    return list(groups.values())
 
 
 def _merge_followers(network: nn.Module, found: list[Layer]) -> list[Layer]:

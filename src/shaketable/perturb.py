@@ -7,9 +7,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from shaketable.data import Data
 from shaketable.errors import InputError
-from shaketable.identity import seed_from
+from shaketable.forward import forward
+from shaketable.identity import generator_from, seed_from
 from shaketable.networks import Network
 from shaketable.params import Layer, Params, state
 
@@ -65,6 +68,78 @@ def changed_tensors(layer: Layer, source: Params, statistics: Statistics = "keep
     if missing:
         raise InputError(f"layer {layer.name!r}: the source of its weights has no {missing[0]!r}.")
     return {name: source[name] for name in names}
+
+
+def reestimated_statistics(
+    network: nn.Module, params: Params, data: Data, *, batches: int, batch_size: int = 128, seed: int = 0
+) -> dict[str, Tensor]:
+    r"""The running statistics that batch norms have with given weights, estimated anew on data.
+
+    .. math:: \mu = \frac{1}{B} \sum_{b=1}^B \mu_b, \qquad v = \frac{1}{B} \sum_{b=1}^B v_b
+
+    for each batch norm and channel, with :math:`\mu_b` and :math:`v_b` the mean and the unbiased variance of what it sees in
+    batch b of B ``batches``, in one pass in which batch norms use the statistics of their batch, as in training; every other
+    module is in evaluation mode. Nothing is trained, and no statistic of ``params`` enters.
+
+    What is not done: the data are not augmented; normalisations other than batch norms with running statistics stay.
+
+    Args:
+        network: gives the forward pass; it is copied, never written to.
+        params: its weights, all of them.
+        data: the training data.
+        batches: B; all of the same size.
+        batch_size: examples in a batch, at least 2.
+        seed: of the examples and their order, which are the same for all weights.
+
+    Returns: the buffers of the batch norms by name (mean, variance, number of batches), for the keys of ``params``.
+
+    Raises:
+        InputError: a network without batch norms that keep statistics, or fewer examples than asked for.
+
+    Cost: a forward pass over batches x batch_size examples, and a copy of the network.
+
+    Deviates: the paper does not say what happens to running statistics when a layer is reset. Variances are means of variances
+        within batches, as running ones are, and not those of all examples.
+
+    Example:
+        >>> network = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 2)).eval()
+        >>> data = Data(torch.tensor([[0.0], [2.0]]), torch.tensor([0, 1]), 2)
+        >>> found = reestimated_statistics(network, state(network), data, batches=1, batch_size=2)
+        >>> found["0.running_mean"].item(), found["0.running_var"].item()
+        (1.0, 2.0)
+
+    References: Zhang, Bengio, Singer, "Are All Layers Created Equal?", 2022, appendix C. P. Izmailov et al., Averaging weights
+    leads to wider optima and better generalization, UAI 2018, section 3.2.
+    """
+    for name, value, lowest in (("batches", batches, 1), ("batch_size", batch_size, 2)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+            raise InputError(f"{name}={value!r}: give a whole number from {lowest}.")
+    if batches * batch_size > len(data):
+        raise InputError(
+            f"{batches} batches of {batch_size} need {batches * batch_size} examples, and there are {len(data)}; "
+            "give fewer batches."
+        )
+    copied = copy.deepcopy(network).eval()
+    norms = {
+        path: module
+        for path, module in copied.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    }
+    if not norms:
+        raise InputError(f"{type(network).__name__} has no batch norms with running statistics; use statistics='keep'.")
+    order = torch.randperm(len(data), generator=generator_from(seed, "statistics"))[: batches * batch_size]
+    with torch.no_grad():
+        for name, tensor in state(copied).items():
+            tensor.copy_(params[name])
+        for norm in norms.values():
+            norm.reset_running_stats()
+            norm.momentum = None  # a mean over all batches
+            norm.train()
+        for inputs, _ in data.batches(batch_size, order):
+            forward(copied, inputs)
+    held = state(copied)
+    names = [f"{path}.{key}" for path, norm in norms.items() for key, _ in norm.named_buffers(recurse=False)]
+    return {name: held[name].clone() for name in (name.removeprefix(".") for name in names)}
 
 
 def fresh_params(

@@ -13,6 +13,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from shaketable.data import Data, as_data
 from shaketable.data.data import IGNORED
+from shaketable.data.text import tokens_checked
 from shaketable.errors import InputError
 from shaketable.files import load_tensors
 from shaketable.forward import evaluation_mode, forward, map_inputs, tensors_of, usable_device
@@ -21,6 +22,15 @@ from shaketable.params import Params, aliases, state
 from shaketable.perturb import Initialise
 
 SPLITS = ("test", "train")
+NEEDS_INIT = (
+    "robustness to re-initialisation",
+    "distances from init",
+    "criticality",
+    "paths and valleys from init",
+    "similarity under rewinding to init",
+    "norms of the way from init",
+)
+"""What asks for the weights before training. Re-randomisation, noise, pruning, spectra and norms of weights do not."""
 Weights = Params | str | Path
 """A state dict, or the path of a file that holds one (safetensors, or a PyTorch file read with ``weights_only=True``)."""
 
@@ -165,6 +175,41 @@ class Study:
             provenance={"network": run.recipe.network, "run": Path(path).name, "recipe": run.recipe.to_dict()},
         )
 
+    @classmethod
+    def from_huggingface(
+        cls, model: Any, data: Any = None, tokenizer: Any = None, processor: Any = None, **arguments: Any
+    ) -> "Study":
+        """The study of a transformers model; see :func:`shaketable.foreign.from_huggingface`."""
+        from shaketable.foreign import from_huggingface
+
+        return from_huggingface(model, data, tokenizer, processor, **arguments)
+
+    @classmethod
+    def from_timm(cls, name_or_model: Any, data: Any = None, **arguments: Any) -> "Study":
+        """The study of a timm model; see :func:`shaketable.foreign.from_timm`."""
+        from shaketable.foreign import from_timm
+
+        return from_timm(name_or_model, data, **arguments)
+
+    @classmethod
+    def from_torchvision(cls, name_or_model: Any, data: Any = None, **arguments: Any) -> "Study":
+        """The study of a torchvision model; see :func:`shaketable.foreign.from_torchvision`."""
+        from shaketable.foreign import from_torchvision
+
+        return from_torchvision(name_or_model, data, **arguments)
+
+    @classmethod
+    def from_lightning(cls, path: str | Path, network: nn.Module, data: Any = None, **arguments: Any) -> "Study":
+        """The study of a network in a Lightning checkpoint; see :func:`shaketable.foreign.from_lightning`."""
+        from shaketable.foreign import from_lightning
+
+        return from_lightning(path, network, data, **arguments)
+
+    @property
+    def needs_init(self) -> tuple[str, ...]:
+        """What cannot be computed because there are no initial weights; empty where there are. All else works without."""
+        return () if self.init is not None else NEEDS_INIT
+
     @property
     def device(self) -> torch.device:
         """Where the network is; its data and weights are there too."""
@@ -298,7 +343,8 @@ class Study:
             raise InputError(f"{split} data: {error}") from error
         data = data.to(self.device)
         try:
-            logits = self._logits(data)
+            with tokens_checked(self.network, data):
+                logits = self._logits(data)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             if isinstance(error, InputError):
                 raise

@@ -25,12 +25,21 @@ SMALL = {
     "resnet18-v2": {"width": 0.1, "bias": True},
     "densenet121": {"width": 0.1, "bias": True},
     "densenet121-bn": {"width": 0.1, "stem": "imagenet"},
+    "resn-2-1": {"width": 0.1},
+    "resn-1-2-bn": {"width": 0.1, "stem": "imagenet"},
+    "vit-2x16": {"patch": 8},
+    "mixer-2x16": {"patch": 8},
 }
 small = pytest.mark.parametrize(("name", "arguments"), list(SMALL.items()), ids=list(SMALL))
 
 
 def parameters(network: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+def shape_for(name: str) -> tuple[int, ...]:
+    """The shape of an example that a network takes."""
+    return (16,) if name.startswith("decoder") else CIFAR
 
 
 def two_digits(count: int) -> set[str]:
@@ -190,6 +199,17 @@ def test_version_1_is_the_default():
         ("densenet121", (3, 7, 32), 10, {}, "at least 8x8, not 7x32"),
         ("densenet121", (3, 28, 28), 10, {"stem": "imagenet"}, "at least 29x29, not 28x28"),
         ("resnet18", (784,), 10, {}, "resnet18 takes images"),
+        ("decoder-2x16", CIFAR, 10, {}, r"decoder-2x16 takes sequences of T tokens, .* not .*\(3, 32, 32\)"),
+        ("decoder-2x16-bn", (8,), 10, {}, "has no argument 'batch_norm'"),
+        ("vit-2x16-bn", CIFAR, 10, {}, "has no argument 'batch_norm'"),
+        ("vit-2x16", CIFAR, 10, {"patch": 5}, "vit-2x16: patches of 5x5 do not cover an image of 32x32"),
+        ("vit-2x16", CIFAR, 10, {"heads": 3}, "3 heads do not divide the width 16"),
+        ("mixer-2x16", (3, 32, 30), 10, {}, "mixer-2x16: patches of 4x4 do not cover an image of 32x30"),
+        ("vit-4", CIFAR, 10, {}, "no network is called 'vit-4'. Did you mean 'vit-4x64'"),
+        ("resn-4-0", CIFAR, 10, {}, "no network is called 'resn-4-0'"),
+        ("resn-4-4-bn", CIFAR, 10, {"bias": True}, "without batch norm"),
+        ("decoder-2x10", (8,), 10, {"head_width": 3}, "3 heads do not divide the width 10"),
+        ("decoder-0x16", (8,), 10, {}, "no network is called"),
         ("resnet18", (3, 0, 32), 10, {}, "whole numbers above 0"),
         ("fcn-1x4", 784, 10, {}, "whole numbers above 0, e.g. .*, not 784"),
         ("fcn-1x4", (), 10, {}, "whole numbers above 0"),
@@ -240,12 +260,12 @@ def test_every_family_builds_its_example_and_describes_it_in_plain_values():
     assert [record["family"] for record in records] == list(FAMILIES)
     for record in records:
         defaults = {name: argument["default"] for name, argument in record["arguments"].items()}
-        del defaults["batch_norm"]
-        assert construct(record["example"], CIFAR, 10, **defaults)
+        defaults.pop("batch_norm", None)
+        assert construct(record["example"], shape_for(record["example"]), 10, **defaults)
         assert {"default", "allowed"} == set.intersection(*(set(argument) for argument in record["arguments"].values()))
 
 
 @pytest.mark.parametrize("name", [name for family in FAMILIES.values() for name in family.known])
 def test_every_name_that_is_proposed_can_be_built(name):
-    for ending in ("", "-bn"):
-        assert parameters(construct(name + ending, CIFAR, 10)) > 0
+    for ending in ("",) if name.startswith(("decoder", "vit", "mixer")) else ("", "-bn"):
+        assert parameters(construct(name + ending, shape_for(name), 10)) > 0

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from shaketable.networks import build, construct
 from shaketable.networks.parts import Bias, Scale
 from shaketable.networks.resnet import ResidualBlock
+from shaketable.params import layers
 
 VERSIONS = ["-v1", "-v1-bn", "-v2", "-v2-bn"]
 
@@ -228,3 +229,33 @@ def test_fixup_trains_a_network_of_50_layers_without_batch_norm():
     assert losses[0] == pytest.approx(math.log(5), rel=1e-5)
     assert all(math.isfinite(value) for value in losses)
     assert losses[-1] < losses[0]
+
+
+def test_every_block_of_resn_has_an_identity_skip_and_a_layer_stands_between_stages():
+    network = build("resn-4-4-4-4", (3, 32, 32), 10, width=0.1)
+    blocks = [module for module in network.modules() if isinstance(module, ResidualBlock)]
+    assert len(blocks) == 16
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for block in blocks:
+            block.conv2.weight.zero_()
+        plain = network.stage0(images)
+        for stage in (2, 3, 4):  # with empty branches only the layers between stages are left
+            plain = getattr(network, f"downsample{stage}").conv(plain.relu())
+        assert plain.shape == (2, 8 * 6, 4, 4)
+        expected = network.final_linear(plain.relu().mean((2, 3)))
+        torch.testing.assert_close(network(images), expected)
+
+
+def test_layers_of_resn_by_block_are_its_blocks_and_what_stands_between_stages():
+    names = [layer.name for layer in layers(construct("resn-2-1-bn", (3, 8, 8), 10), "block")]
+    assert names == [
+        "stage0.conv",
+        "stage1.resblk1",
+        "stage1.resblk2",
+        "downsample2.bn",
+        "downsample2.conv",
+        "stage2.resblk1",
+        "final_bn",
+        "final_linear",
+    ]

@@ -7,11 +7,13 @@ import polars as pl
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from shaketable.data import Data
 from shaketable.engine import Engine
 from shaketable.errors import InputError, RunError
 from shaketable.files import locked
+from shaketable.identity import generator_from
 from shaketable.params import snapshot, state
 from shaketable.probes import Robustness, distances, robustness
 from shaketable.probes.result import SCHEMA
@@ -54,6 +56,33 @@ def by_hand(network: nn.Module, changes: dict, x, y) -> tuple[int, float]:
     with torch.no_grad():
         logits = copied(x)
     return int((logits.argmax(1) != y).sum()), float(nn.functional.cross_entropy(logits.double(), y))
+
+
+def test_with_statistics_estimated_anew_each_reset_layer_has_the_errors_of_torchs_update_bn():
+    network, checkpoints = trained()
+    inputs, labels = data(300, 3)
+    arguments = {"splits": ["test"], "checkpoints": [0, 2], "statistics": "reestimate", "statistics_batches": 2}
+    table = robustness(study(train=(inputs, labels)), draws=0, **arguments).table
+    order = torch.randperm(300, generator=generator_from(0, "statistics"))[:256]
+    x, y = data(101, 2)
+    for name, of in (("0", ("0.", "1.")), ("3", ("3.",))):
+        swapped = copy.deepcopy(network)
+        change = {key: tensor for key, tensor in checkpoints[0].items() if key.startswith(of) and "running" not in key}
+        swapped.load_state_dict({**swapped.state_dict(), **change})
+        update_bn([inputs[part] for part in order.split(128)], swapped)
+        errors, loss = by_hand(swapped.eval(), {}, x, y)
+        row = table.row(by_predicate=(pl.col("layer") == name) & (pl.col("checkpoint") == 0), named=True)
+        assert row["errors"] == errors
+        assert row["loss"] == pytest.approx(loss, rel=1e-5)
+    whole = table.filter(layer="full model", checkpoint=2)["errors"].item()
+    assert set(table.filter(checkpoint=2)["errors"]) == {whole} == {by_hand(network, {}, x, y)[0]}
+
+
+def test_statistics_that_cannot_be_estimated_anew_are_refused():
+    with pytest.raises(InputError, match="no train data"):
+        robustness(study(), draws=0, statistics="reestimate")
+    with pytest.raises(InputError, match="10 batches of 128 need 1280 examples, and there are 50"):
+        robustness(study(train=data(50, 3)), draws=0, statistics="reestimate")
 
 
 @pytest.mark.parametrize("statistics", ["keep", "rewind"])

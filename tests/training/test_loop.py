@@ -60,6 +60,124 @@ def test_adam_steps_are_the_closed_form_with_weight_decay_in_the_gradient():
         torch.testing.assert_close(network.weight.double(), weight, rtol=1e-5, atol=1e-6)
 
 
+def uphill(weight, rho):
+    """The point of SAM: at distance rho from the weight, along its gradient."""
+    slope = gradient(weight)
+    return weight + rho * slope / slope.square().sum().sqrt()
+
+
+def test_sam_takes_the_sgd_step_with_the_gradient_from_uphill_and_the_decay_from_where_it_is():
+    recipe = Recipe(learning_rate=0.1, momentum=0.9, weight_decay=0.01, sam_rho=0.5, milestones=(), epochs=3)
+    network = linear()
+    trainer = Trainer(recipe, network, two_examples())
+    weight, velocity = torch.tensor(W0, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64)
+    for epoch in (1, 2, 3):
+        trainer.epoch(epoch)
+        velocity = 0.9 * velocity + gradient(uphill(weight, 0.5)) + 0.01 * weight
+        weight = weight - 0.1 * velocity
+        torch.testing.assert_close(network.weight.double(), weight, rtol=1e-6, atol=1e-7)
+
+
+def test_sam_takes_the_adam_step_with_the_gradient_from_uphill():
+    recipe = Recipe(optimiser="adam", learning_rate=0.01, momentum=0.8, sam_rho=0.5, epochs=3)
+    network = linear()
+    trainer = Trainer(recipe, network, two_examples())
+    weight = torch.tensor(W0, dtype=torch.float64)
+    first, second = torch.zeros_like(weight), torch.zeros_like(weight)
+    for step in (1, 2, 3):
+        trainer.epoch(step)
+        slope = gradient(uphill(weight, 0.5))
+        first = 0.8 * first + 0.2 * slope
+        second = 0.999 * second + 0.001 * slope**2
+        weight = weight - 0.01 * (first / (1 - 0.8**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+        torch.testing.assert_close(network.weight.double(), weight, rtol=1e-5, atol=1e-6)
+
+
+def test_the_norm_of_sam_is_that_of_all_trained_parameters_and_what_is_frozen_stays_in_both_passes():
+    network = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    before, data = snapshot(network), two_examples()
+
+    def loss(trained):
+        logits = torch.func.functional_call(network, {**before, **trained}, data.inputs)
+        return F.cross_entropy(logits, data.labels)
+
+    trained = {name: value for name, value in before.items() if not name.startswith("2.")}
+    slope = torch.func.grad(loss)(trained)
+    length = sum(g.square().sum() for g in slope.values()).sqrt()
+    expected = torch.func.grad(loss)({name: value + 0.7 * slope[name] / length for name, value in trained.items()})
+    recipe = Recipe(learning_rate=0.1, momentum=0.0, sam_rho=0.7, frozen=("2",))
+    Trainer(recipe, network, data).epoch(1)
+    for name, value in snapshot(network).items():
+        step = before[name] - 0.1 * expected[name] if name in expected else before[name]
+        torch.testing.assert_close(value, step, rtol=1e-5, atol=1e-6)
+
+
+def test_sam_updates_running_statistics_once_a_step_with_those_of_the_first_pass():
+    def statistics(rho):
+        network = with_norm()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.copy_(torch.arange(1.0, parameter.numel() + 1).reshape(parameter.shape) / 10)
+        Trainer(Recipe(sam_rho=rho), network, numbers()).epoch(1)  # one batch: one step
+        assert int(network[1].num_batches_tracked) == 1
+        return network[1].running_mean, network[1].running_var, network[0].weight.detach()
+
+    plain, sharp = statistics(0.0), statistics(0.5)
+    assert torch.equal(plain[0], sharp[0])
+    assert torch.equal(plain[1], sharp[1])
+    assert not torch.equal(plain[2], sharp[2])
+
+
+def test_both_passes_of_sam_drop_the_same_units_and_the_next_step_others():
+    class Drops(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop, self.linear, self.seen = nn.Dropout(0.5), nn.Linear(20, 2), []
+
+        def forward(self, inputs):
+            kept = self.drop(torch.ones(len(inputs), 20))
+            self.seen.append(kept[0].tolist())
+            return self.linear(kept * inputs)
+
+    network = Drops()
+    Trainer(Recipe(sam_rho=0.1, batch_size=5), network, numbers()).epoch(1)
+    first, second, third, fourth = network.seen
+    assert first == second
+    assert third == fourth
+    assert first != third
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_sam_in_mixed_precision_is_near_float32(precision):
+    data = two_examples()
+    data = Data(data.inputs / 8, data.labels, 2)  # gradients that the first scale of 65536 takes into float16
+
+    def trained(precision):
+        network = linear()
+        trainer = Trainer(Recipe(precision=precision, sam_rho=0.5), network, data)
+        for epoch in (1, 2, 3):
+            trainer.epoch(epoch)
+        return network.weight.detach()
+
+    assert not torch.equal(trained(precision), torch.tensor(W0))
+    torch.testing.assert_close(trained(precision), trained("float32"), rtol=0.01, atol=0.002)
+
+
+def test_sam_at_a_flat_point_stays_there():
+    network = nn.Linear(1, 2)
+    with torch.no_grad():
+        network.weight.zero_()
+        network.bias.zero_()
+    data = Data(torch.ones(2, 1), torch.tensor([0, 1]), 2)  # one example of each class: the gradient is 0
+    Trainer(Recipe(sam_rho=0.5), network, data).epoch(1)
+    assert not network.weight.any()
+    assert not network.bias.any()
+
+
 class Recorder(nn.Module):
     """A linear network that notes the first feature of what it sees in training."""
 

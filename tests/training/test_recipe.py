@@ -19,6 +19,7 @@ OTHER = {
     "learning_rate": 0.2,
     "momentum": 0.5,
     "weight_decay": 5e-4,
+    "sam_rho": 0.05,
     "schedule": "cosine",
     "milestones": (10,),
     "factor": 0.1,
@@ -55,6 +56,8 @@ BAD = [
     ("momentum", math.nan),
     ("weight_decay", -5e-4),
     ("weight_decay", math.nan),
+    ("sam_rho", -0.05),
+    ("sam_rho", math.inf),
     ("schedule", "step"),
     ("milestones", (30, 30)),
     ("milestones", (60, 30)),
@@ -103,6 +106,11 @@ def test_the_canonical_form_holds_every_field():
 @pytest.mark.parametrize("name", OTHER)
 def test_every_field_is_part_of_the_identity(name):
     assert Recipe(**{name: OTHER[name]}).digest != Recipe().digest
+
+
+def test_recipes_have_the_digests_that_they_had_before_fields_were_added():
+    assert Recipe().digest == "dd09d97c01a4005a"
+    assert Recipe(frozen=("a",)).digest == "d948a0b5c8662238"
 
 
 def test_a_value_written_in_two_ways_is_one_recipe():

@@ -3,7 +3,7 @@
 import pytest
 
 from shaketable import networks
-from shaketable.data import SOURCES
+from shaketable.data import SOURCES, TEXTS
 from shaketable.errors import InputError
 from shaketable.training import NAMED, learning_rate, named
 
@@ -11,14 +11,21 @@ from shaketable.training import NAMED, learning_rate, named
 @pytest.mark.parametrize("name", NAMED)
 def test_a_named_recipe_has_data_and_a_network_that_exist(name):
     recipe = named(name)
-    source = SOURCES[recipe.data]
-    networks.construct(recipe.network, source.shape, source.classes, **recipe.network_args)
+    text = recipe.data in TEXTS
+    shape, classes = ((64,), 1000) if text else (SOURCES[recipe.data].shape, SOURCES[recipe.data].classes)
+    networks.construct(recipe.network, shape, classes, **recipe.network_args)
 
 
 def test_all_layers_equal_is_appendix_a_of_zhang_et_al():
     recipe = named("all-layers-equal")
     assert (recipe.optimiser, recipe.momentum, recipe.epochs, recipe.batch_size) == ("sgd", 0.9, 100, 128)
     assert (recipe.schedule, recipe.milestones, recipe.factor, recipe.weight_decay) == ("stages", (30, 60, 90), 0.2, 0)
+
+
+def test_all_layers_equal_text_has_the_optimiser_and_the_checkpoints_of_section_5_1_of_zhang_et_al():
+    recipe = named("all-layers-equal-text")
+    assert (recipe.optimiser, recipe.epochs) == ("adam", 20)
+    assert recipe.checkpoints == (0, 1, 2, 5, 10, 15, 20)
 
 
 def test_module_criticality_is_appendix_c_of_chatterji_et_al():

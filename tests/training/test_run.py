@@ -35,6 +35,7 @@ KINDS = {
     ),
     "frozen, few checkpoints": SMALL.replace(frozen=("layer1",), checkpoints=(2,), evaluate_every=3),
     "float16": SMALL.replace(precision="float16"),
+    "sam": SMALL.replace(network="fcn-1x8-bn", sam_rho=0.1),
 }
 
 

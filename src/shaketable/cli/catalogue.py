@@ -20,14 +20,18 @@ app.command(data_app)
 @data_app.default
 def data_list(*, data_root: Root = None, json: Json = False) -> None:
     """List the data sets, and whether their files were found."""
-    from shaketable.data import SOURCES, status
+    from shaketable.data import SOURCES, TEXTS, status
 
-    rows = {name: {"title": source.title, "examples": source.examples} for name, source in SOURCES.items()}
+    rows: dict = {name: {"title": source.title, "examples": source.examples} for name, source in SOURCES.items()}
+    rows |= {name: {"title": text.title, "examples": None} for name, text in TEXTS.items()}
     for name, row in rows.items():
         row["status"], row["detail"] = status(name, data_root)
-    lines = [(name, row["title"], f"{row['examples']:,}", row["status"]) for name, row in rows.items()]
+    lines = [
+        (name, row["title"], "text" if row["examples"] is None else f"{row['examples']:,}", row["status"])
+        for name, row in rows.items()
+    ]
     places = [f"  {name}: {row['detail']}" for name, row in rows.items() if row["status"] == "ready"]
-    missing = [name for name, row in rows.items() if row["status"] == "missing"]
+    missing = [name for name, row in rows.items() if row["status"] == "missing" and name in SOURCES]
     if missing:
         places.append(f"missing: {', '.join(missing)}; `shaketable data fetch NAME --data-root DIR` downloads one")
     finish(rows, [table(("name", "what", "examples", "status"), lines), *places], json)

@@ -63,7 +63,7 @@ def robustness_(
     checkpoint: Annotated[list[int] | None, Parameter(negative=())] = None,
     draws: int = 5,
     split: Annotated[list[Literal["test", "train"]] | None, Parameter(negative=())] = None,
-    statistics: Literal["keep", "rewind"] = "keep",
+    statistics: Literal["keep", "rewind", "reestimate"] = "keep",
     robust: float = 0.05,
     critical: float = 0.25,
     seed: int = 0,
@@ -90,7 +90,8 @@ def robustness_(
     split
         test or train; may be repeated; default both.
     statistics
-        Whether running statistics of normalisations stay as trained or are reset with their layer.
+        Whether running statistics of normalisations stay as trained, are reset with their layer, or those of all batch norms
+        are estimated anew on training data.
     robust
         A layer is robust if the accuracy drops by at most this.
     critical

@@ -30,6 +30,7 @@ def train_(
     learning_rate: float | None = None,
     momentum: float | None = None,
     weight_decay: float | None = None,
+    sam_rho: float | None = None,
     schedule: Literal["stages", "cosine", "constant"] | None = None,
     milestone: Annotated[list[int] | None, Parameter(negative=())] = None,
     factor: float | None = None,
@@ -73,6 +74,8 @@ def train_(
         Of SGD; beta1 of Adam.
     weight_decay
         Added to the gradient, per unit of weight.
+    sam_rho
+        Sharpness-aware minimisation: take each gradient from the point at this distance uphill.
     schedule
         Of the learning rate.
     milestone
@@ -114,6 +117,7 @@ def train_(
         "learning_rate": learning_rate,
         "momentum": momentum,
         "weight_decay": weight_decay,
+        "sam_rho": sam_rho,
         "schedule": schedule,
         "milestones": milestone and sorted(milestone),
         "factor": factor,

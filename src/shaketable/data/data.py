@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from torch import Tensor
 from shaketable.errors import InputError
 from shaketable.forward import Inputs, map_inputs, tensors_of
 from shaketable.identity import fingerprint
+
+if TYPE_CHECKING:
+    from shaketable.data.text import Tokenizer
 
 IGNORED = -100  # the label of a position that a language model is not scored on, as in torch's cross_entropy
 _PART = 256  # examples that are looked at together: their float64 copy fits a cache
@@ -160,13 +164,17 @@ class Normalisation:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Training and test examples of one task, with the normalisation that was applied to both (None where none was)."""
+    """Training and test examples of one task, with the normalisation that was applied to both (None where none was).
+
+    A text has its tokenizer; its ``class_names`` are the pieces.
+    """
 
     name: str
     train: Data
     test: Data
     class_names: tuple[str, ...]
     normalisation: Normalisation | None = None
+    tokenizer: "Tokenizer | None" = None
 
     def __post_init__(self) -> None:
         counts = {self.train.classes, self.test.classes, len(self.class_names)}

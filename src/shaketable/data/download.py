@@ -77,6 +77,10 @@ def fetch(name: str, root: str | os.PathLike[str] | None = None) -> Path:
         InputError: an unknown name, a name that needs no download, or no root.
         RunError: no network, or a file that is not the published one (it is deleted).
     """
+    if sources.is_text(name):
+        raise InputError(
+            f"{name} is a text and is not downloaded; put its files into the folder `text` of the data root."
+        )
     if sources.source(name).root_needed is False:
         raise InputError(f"{name} comes with the package; there is nothing to fetch.")
     folder = sources.data_root(name, root)

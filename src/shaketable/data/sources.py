@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from shaketable.data import cifar, idx
 from shaketable.data.arrays import read_npz
 from shaketable.data.data import Data, Dataset, Normalisation
 from shaketable.data.splits import stratified
+from shaketable.data.text import PREFIX, TEXTS, Tokenizer, is_text, load_text, place
 from shaketable.errors import InputError
 from shaketable.identity import generator_from
 
@@ -166,23 +168,30 @@ def load(
     test_examples: int | None = None,
     pad: int = 0,
     seed: int = 0,
+    tokens: int | None = None,
+    vocabulary: int | None = None,
+    tokenizer: Tokenizer | str | os.PathLike[str] | None = None,
 ) -> Dataset:
-    """A data set by name, as float32 images [N, C, H, W] in memory.
+    """A data set by name, in memory: float32 images [N, C, H, W], or a text as tokens [N, T] labelled with the next ones.
 
     Pixels are scaled to [0, 1], padded, and normalised with one mean and one standard deviation per channel, in this
     order; these are fitted on the training images that remain, padding included. The published split into training and
-    test images is kept; digits has none and is split 80 to 20, the same share of every class.
+    test images is kept; digits has none and is split 80 to 20, the same share of every class. How a text becomes tokens:
+    :func:`shaketable.data.text.load_text`.
 
     Args:
         name: one of `SOURCES`, or the path of a `.npz` file with arrays `train_inputs`, `train_labels`, `test_inputs` and
-            `test_labels`.
+            `test_labels`; a text is one of `TEXTS`, or `text:PATH`, a file or a folder of `.txt` files.
         root: folder with the files; default the environment variable SHAKETABLE_DATA. Digits and `.npz` need none.
         normalise: True fits mean and standard deviation; False leaves the pixels in [0, 1]; `[means, stds]`, one number per
             channel, are used as they are (a pretrained network wants its own). Default True; for `.npz` False.
-        train_examples: keep so many training examples, each class in proportion; default all.
-        test_examples: keep so many test examples, each class in proportion; default all.
+        train_examples: keep so many training examples, each class in proportion (of a text: sequences); default all.
+        test_examples: keep so many test examples, each class in proportion (of a text: sequences); default all.
         pad: black pixels to add on each side, e.g. 2 for 28 x 28 images in a network for 32 x 32.
         seed: decides the split of digits and which examples are kept, and nothing else.
+        tokens: of a text, the length T of a sequence; default 64.
+        vocabulary: of a text, the number of pieces of the tokenizer that is trained on it; default 1000.
+        tokenizer: of a text, a SentencePiece model to use instead, or its file.
 
     Raises:
         InputError: an unknown name, no root, files that are missing or damaged, or more examples than there are.
@@ -197,6 +206,15 @@ def load(
     """
     if isinstance(pad, bool) or not isinstance(pad, int) or pad < 0:
         raise InputError(f"pad must be a whole number of pixels from 0, and {pad!r} was given.")
+    given = {"tokens": tokens, "vocabulary": vocabulary, "tokenizer": tokenizer}
+    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if is_text(name):
+        if pad or normalise is not None:
+            raise InputError(f"{name} is a text; pad and normalise are for images: leave them out.")
+        options |= {"train_examples": train_examples, "test_examples": test_examples, "seed": seed}
+        return load_text(name, _text_root(name, root), **options)
+    if options:
+        raise InputError(f"{name} is no text; {' and '.join(options)} would do nothing: leave out, or give a text.")
     own = name.endswith(".npz")
     white = {"digits": 16}.get(name, 255)
     if own:
@@ -245,7 +263,9 @@ def _given(normalise: object, images: Tensor) -> Normalisation:
 def source(name: str) -> Source:
     """The source of this name; InputError with the names that there are for another."""
     if name not in SOURCES:
-        raise InputError(f"there is no data set {name!r}; the names are {', '.join(SOURCES)}.")
+        raise InputError(
+            f"there is no data set {name!r}; the names are {', '.join((*SOURCES, *TEXTS))}, and {PREFIX}PATH for a text."
+        )
     return SOURCES[name]
 
 
@@ -253,17 +273,22 @@ def status(name: str, root: str | os.PathLike[str] | None = None) -> tuple[str, 
     """Whether a data set can be loaded, without reading it.
 
     Args:
-        name: one of `SOURCES`.
+        name: one of `SOURCES` or `TEXTS`.
         root: the data root; default the environment variable SHAKETABLE_DATA.
 
     Returns:
         ``("bundled", detail)``, ``("ready", where)`` or ``("missing", what was looked for)``.
     """
-    if not source(name).root_needed:
+    if not (is_text(name) or source(name).root_needed):
         return "bundled", "comes with scikit-learn"
     folder = root or os.environ.get(ROOT_VARIABLE)
     if not folder:
         return "missing", "no data root was given"
+    if is_text(name):
+        try:
+            return "ready", str(place(name, Path(folder).expanduser())[0])
+        except InputError as error:
+            return "missing", str(error)
     found, detail = _locate(name, Path(folder).expanduser())
     return ("ready", str(found.place)) if found else ("missing", detail)
 
@@ -276,6 +301,16 @@ def data_root(name: str, root: str | os.PathLike[str] | None) -> Path:
             f"{name} is read from files: say where with --data-root (root=...) or {ROOT_VARIABLE}, "
             f"or download it with `shaketable data fetch {name} --data-root DIR`."
         )
+    return Path(folder).expanduser()
+
+
+def _text_root(name: str, root: str | os.PathLike[str] | None) -> Path | None:
+    """The data root of a text; a file that is named whole needs none."""
+    if name not in TEXTS and Path(name.removeprefix(PREFIX)).expanduser().is_absolute():
+        return None
+    folder = root or os.environ.get(ROOT_VARIABLE)
+    if not folder:
+        raise InputError(f"{name} is read from files: say where with --data-root (root=...) or {ROOT_VARIABLE}.")
     return Path(folder).expanduser()
 
 

@@ -16,8 +16,11 @@ from shaketable.identity import generator_from
 from shaketable.networks.densenet import densenet
 from shaketable.networks.fcn import fcn
 from shaketable.networks.initialisers import Network
-from shaketable.networks.resnet import DEPTHS, resnet
+from shaketable.networks.mixer import mixer
+from shaketable.networks.resnet import DEPTHS, resn, resnet
+from shaketable.networks.transformer import decoder
 from shaketable.networks.vgg import CONVOLUTIONS, vgg
+from shaketable.networks.vit import vit
 
 LAYERS_EQUAL = "Zhang, Bengio, Singer, Are all layers created equal?"
 CRITICALITY = "Chatterji, Neyshabur, Sedghi, The intriguing role of module criticality"
@@ -36,7 +39,7 @@ class Family:
     """A family of networks: how its names read, and the function that builds one.
 
     Args:
-        names: its names for people; every one of them may end in ``-bn``.
+        names: its names for people; each may end in ``-bn`` where ``batch_norm`` is among the arguments.
         example: a name.
         about: one line.
         papers: where the networks stand.
@@ -118,6 +121,46 @@ FAMILIES: Mapping[str, Family] = {
         function=densenet,
         known=("densenet121",),
     ),
+    "resn": Family(
+        names="resn-<blocks>-<blocks>-...",
+        example="resn-4-4",
+        about="residual blocks with identity skips alone, a down-sampling layer between stages",
+        papers=(LAYERS_EQUAL,),
+        pattern=r"resn-([1-9]\d*(?:-[1-9]\d*)*)",
+        read=lambda match: (tuple(map(int, match[1].split("-"))),),
+        function=resn,
+        known=("resn-4-4", "resn-4-4-4-4"),
+    ),
+    "vit": Family(
+        names="vit-<blocks>x<width>",
+        example="vit-4x64",
+        about="vision transformer: patches of an image attend to each other",
+        papers=(LAYERS_EQUAL,),
+        pattern=r"vit-([1-9]\d*)x([1-9]\d*)",
+        read=lambda match: (int(match[1]), int(match[2])),
+        function=vit,
+        known=("vit-4x64", "vit-12x768", "vit-24x1024"),
+    ),
+    "mixer": Family(
+        names="mixer-<blocks>x<width>",
+        example="mixer-4x64",
+        about="MLP-Mixer: dense layers over patches and over channels in turn",
+        papers=(LAYERS_EQUAL,),
+        pattern=r"mixer-([1-9]\d*)x([1-9]\d*)",
+        read=lambda match: (int(match[1]), int(match[2])),
+        function=mixer,
+        known=("mixer-4x64", "mixer-12x768", "mixer-24x1024"),
+    ),
+    "decoder": Family(
+        names="decoder-<blocks>x<width>",
+        example="decoder-4x128",
+        about="language model: causal attention and two dense layers a block; takes tokens [N, T]",
+        papers=(LAYERS_EQUAL,),
+        pattern=r"decoder-(?P<blocks>[1-9]\d*)x(?P<width>[1-9]\d*)",
+        read=lambda match: (int(match["blocks"]), int(match["width"])),
+        function=decoder,
+        known=("decoder-4x128", "decoder-12x768"),
+    ),
 }
 
 
@@ -129,13 +172,14 @@ def build(name: str, input_shape: Sequence[int], classes: int, *, seed: int = 0,
     Args:
         name: e.g. ``fcn-3x256``, ``fcn-5000-1000-bn``, ``vgg16``, ``resnet18-v2-bn``, ``densenet121``; the ending
             ``-bn`` is ``batch_norm=True``.
-        input_shape: shape of one example, [C, H, W] (a fully connected network takes any shape).
-        classes: number of outputs.
+        input_shape: shape of one example, [C, H, W] (a fully connected network takes any shape, a decoder [T]).
+        classes: number of outputs; for a decoder the size of the vocabulary.
         seed: of the initial weights.
         arguments: plain values (texts, numbers, truth values): those of the family, see :func:`describe`.
 
     Returns:
-        The network: [N, C, H, W] to logits [N, classes]. Its method ``initialise`` redraws its weights.
+        The network: [N, C, H, W] to logits [N, classes], a decoder [N, T] to [N, T, classes]. Its method ``initialise``
+        redraws its weights.
 
     Raises:
         InputError: an unknown name, argument or value, or an input shape that the network cannot take.
@@ -178,7 +222,7 @@ def construct(name: str, input_shape: Sequence[int], classes: int, **arguments: 
     arguments = implied | arguments
     for key, value in arguments.items():
         _check(name, family, key, value)
-    shape = _checked_shape(name, input_shape, classes, images=family.function is not fcn)
+    shape = _checked_shape(name, input_shape, classes, images=family.function not in (fcn, decoder))
     with torch.device("meta"):
         return family.function(shape, classes, *positional, **arguments)
 
@@ -188,14 +232,14 @@ def describe() -> list[dict[str, Any]]:
 
     Example:
         >>> [record["family"] for record in describe()]
-        ['fcn', 'vgg', 'resnet', 'densenet']
+        ['fcn', 'vgg', 'resnet', 'densenet', 'resn', 'vit', 'mixer', 'decoder']
         >>> describe()[0]["arguments"]["batch_norm"]
         {'default': False, 'allowed': 'bool'}
     """
     return [
         {
             "family": key,
-            "names": family.names + "; each may end in -bn",
+            "names": family.names + ("; each may end in -bn" if "batch_norm" in family.arguments else ""),
             "example": family.example,
             "about": family.about,
             "papers": list(family.papers),
@@ -217,11 +261,14 @@ def _parse(name: str) -> tuple[Family, tuple[Any, ...], dict[str, Any]]:
     for family in FAMILIES.values():
         if match := re.fullmatch(family.pattern, plain):
             return family, family.read(match), {"batch_norm": True} if plain != name else {}
-    known = [known + ending for family in FAMILIES.values() for known in family.known for ending in ("", "-bn")]
-    there_is = "; ".join(family.names for family in FAMILIES.values())
-    raise InputError(
-        f"no network is called {name!r}.{_closest(name, known)} There is: {there_is}; each may end in -bn."
-    )
+    known = [known + ending for family in FAMILIES.values() for known in family.known for ending in _endings(family)]
+    there_is = "; ".join(record["names"] for record in describe())
+    raise InputError(f"no network is called {name!r}.{_closest(name, known)} There is: {there_is}.")
+
+
+def _endings(family: Family) -> tuple[str, ...]:
+    """What may stand behind a name of this family."""
+    return ("", "-bn") if "batch_norm" in family.arguments else ("",)
 
 
 def _closest(word: str, words: Sequence[str]) -> str:

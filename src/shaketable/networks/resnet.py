@@ -1,4 +1,4 @@
-"""Residual networks v1 and v2, with batch norm, without it, and without it by Fixup."""
+"""Residual networks v1 and v2, with batch norm, without it, and without it by Fixup; and ResN, with identities alone."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -219,3 +219,74 @@ def resnet(
         modules["final_bias"] = Bias()
     modules["final_linear"] = nn.Linear(inputs, classes)
     return Network(modules, "kaiming-normal" if fixup else init, gains)
+
+
+def resn(
+    input_shape: Sequence[int],
+    classes: int,
+    blocks: Sequence[int],
+    *,
+    batch_norm: bool = False,
+    init: Initialiser = "xavier-uniform",
+    width: float = 1.0,
+    stem: Stem = "auto",
+    bias: bool = False,
+) -> Network:
+    """ResN: a residual network in which every block has an identity skip, with a layer of its own between stages.
+
+    The modules are ``stage0`` (``conv``), ``stage1.resblk1``, ..., ``downsample2`` (``conv``), ``stage2.resblk1``, ...,
+    ``final_linear``. Blocks are basic ones of version 2; ``downsample`` is norm, ReLU and a 3x3 convolution of stride 2
+    that doubles the channels. ResN(4^2) of the paper is ``resn-4-4``, ResN(4^4) is ``resn-4-4-4-4``.
+
+    Args:
+        input_shape: channels, height, width of one example; any size.
+        classes: number of outputs.
+        blocks: the number of residual blocks of each stage.
+        batch_norm: normalisations in blocks, between stages and at the end.
+        init: initial distribution.
+        width: multiplier of all channels (64, doubled from stage to stage).
+        stem: as for :func:`resnet`.
+        bias: biases in the convolutions of a network without batch norm.
+
+    Returns:
+        The network, without values yet where it is called under ``torch.device("meta")``.
+
+    Raises:
+        InputError: ``bias`` with batch norm.
+
+    Deviates:
+        The paper says "a slightly modified variant by explicitly having a downsample layer between stages, so that all the
+        residual blocks are with identity skip connections" and no more: basic blocks, 64 channels in the first stage,
+        doubling, and the shape of the layer between stages are ours. A 1x1 convolution of stride 2, as in the shortcuts of
+        other ResNets, would here be the only way on and drop three pixels in four.
+
+    References:
+        C. Zhang, S. Bengio, Y. Singer, Are all layers created equal?, JMLR 2022, section 6, table 2, appendix A.
+    """
+    if bias and batch_norm:
+        raise InputError("bias=True is for ResNets without batch norm: leave out one of the two.")
+    channels = scaled(64, width)
+    modules: dict[str, nn.Module] = {
+        "stage0": stage0(input_shape[0], channels, is_imagenet(stem, input_shape[1]), bias, {})
+    }
+    for i, count in enumerate(blocks, start=1):
+        if i > 1:
+            between = modules[f"downsample{i}"] = nn.Sequential()
+            if batch_norm:
+                between.add_module("bn", nn.BatchNorm2d(channels))
+            between.add_module("relu", nn.ReLU())
+            between.add_module("conv", nn.Conv2d(channels, 2 * channels, 3, 2, padding=1, bias=bias))
+            channels *= 2
+        stage = modules[f"stage{i}"] = nn.Sequential()
+        for j in range(1, count + 1):
+            convolutions = _convolutions(channels, channels, 1, False, bias)
+            stage.add_module(f"resblk{j}", _block_v2(convolutions, None, batch_norm))
+    if batch_norm:
+        modules["final_bn"] = nn.BatchNorm2d(channels)
+    modules |= {
+        "final_relu": nn.ReLU(),
+        "pool": nn.AdaptiveAvgPool2d(1),
+        "flatten": nn.Flatten(),
+        "final_linear": nn.Linear(channels, classes),
+    }
+    return Network(modules, init)

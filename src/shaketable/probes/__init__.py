@@ -6,6 +6,7 @@ from shaketable.probes.joint import JointCriticality, joint_criticality
 from shaketable.probes.paths import Paths, path
 from shaketable.probes.result import Robustness
 from shaketable.probes.robustness import robustness
+from shaketable.probes.sensitivity import Sensitivity, sensitivity
 from shaketable.probes.similarity import cka, similarity
 from shaketable.probes.spectra import operator_norms, spectra
 from shaketable.probes.valleys import Valley, valley
@@ -15,6 +16,7 @@ __all__ = [
     "JointCriticality",
     "Paths",
     "Robustness",
+    "Sensitivity",
     "Valley",
     "cka",
     "criticality",
@@ -23,6 +25,7 @@ __all__ = [
     "operator_norms",
     "path",
     "robustness",
+    "sensitivity",
     "similarity",
     "spectra",
     "valley",

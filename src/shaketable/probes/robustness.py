@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 import torch
@@ -17,8 +17,8 @@ from shaketable.engine.memory import free_memory
 from shaketable.engine.questions import check_precision
 from shaketable.errors import InputError
 from shaketable.identity import fingerprint, seed_from
-from shaketable.params import Grouping, Layer, layers
-from shaketable.perturb import Statistics, changed_tensors, fresh_params, source_of
+from shaketable.params import Grouping, Layer, Params, layers
+from shaketable.perturb import Statistics, changed_tensors, fresh_params, reestimated_statistics, source_of
 from shaketable.probes.cells import Cell, Cells
 from shaketable.probes.distances import distance_rows
 from shaketable.probes.distances import table as distance_table
@@ -41,7 +41,8 @@ def robustness(
     checkpoints: Iterable[int] | None = None,
     draws: int = 5,
     splits: Sequence[str] | None = None,
-    statistics: Statistics = "keep",
+    statistics: Statistics | Literal["reestimate"] = "keep",
+    statistics_batches: int = 10,
     robust: float = 0.05,
     critical: float = 0.25,
     seed: int = 0,
@@ -68,7 +69,9 @@ def robustness(
         draws: fresh draws per layer; 0 leaves re-randomisation out.
         splits: ``"test"``, ``"train"``; those that the study has, if left out.
         statistics: whether a layer's running statistics stay as trained (``"keep"``) or are taken with its parameters
-            (``"rewind"``).
+            (``"rewind"``), or those of all batch norms are estimated anew with the reset layer in place
+            (``"reestimate"``, see :func:`shaketable.perturb.reestimated_statistics`). Reference rows keep their own.
+        statistics_batches: batches of 128 training examples, without augmentation, for ``"reestimate"``.
         robust, critical: thresholds of the verdict, on the accuracy drop, in [0, 1].
         seed: of the fresh draws. Draw r is one draw of the whole network, from which each layer takes its part.
         precision: each error to this precision (half the width of an interval that misses it with probability 1e-4), from as
@@ -86,6 +89,7 @@ def robustness(
 
     Cost: for each variant (layers x (checkpoints + draws)) the part of a pass over the data that its layer reaches, on
         average half of one; the weights of as many checkpoints as fit into a quarter of the free memory, at least one.
+        With ``"reestimate"`` a pass over ``statistics_batches`` batches more, and all of the network behind its first norm.
 
     Deviates: the unit that is reset is a layer or a residual block, as in the paper; what happens to running statistics
         of batch norm is not said there. The accuracy drop is our addition; the paper shows test error.
@@ -106,8 +110,10 @@ def robustness(
         raise InputError(f"thresholds robust={robust} and critical={critical}: need 0 <= robust < critical <= 1.")
     if draws < 0:
         raise InputError(f"draws={draws}: draws must be at least 0.")
-    if statistics not in ("keep", "rewind"):
-        raise InputError(f"unknown statistics={statistics!r}; use 'keep' or 'rewind'.")
+    if statistics not in ("keep", "rewind", "reestimate"):
+        raise InputError(f"unknown statistics={statistics!r}; use 'keep' or 'rewind', or 'reestimate'.")
+    if statistics == "reestimate":  # what can be wrong with it shows now
+        reestimated_statistics(study.network, study.final, study.data("train"), batches=statistics_batches)
     data = data_of(study, splits)
     if precision is not None:
         for one in data.values():
@@ -119,7 +125,7 @@ def robustness(
         )
     epochs = _epochs(study, checkpoints)
     engine = Engine(study.network, study.final, level=level, memory=memory, batch_size=batch_size)
-    plan = _Plan(study, engine, data, found, epochs, draws, statistics, seed, precision)
+    plan = _Plan(study, engine, data, found, epochs, draws, statistics, statistics_batches, seed, precision)
     facts = facts_of(
         study,
         data,
@@ -127,6 +133,7 @@ def robustness(
         checkpoints=list(epochs),
         draws=draws,
         statistics=statistics,
+        **({"statistics_batches": statistics_batches} if statistics == "reestimate" else {}),
         precision=precision,
         seed=seed,
         command=command,
@@ -150,14 +157,17 @@ class _Plan:
     layers: tuple[Layer, ...]
     epochs: tuple[int, ...]
     draws: int
-    statistics: Statistics
+    statistics: Statistics | Literal["reestimate"]
+    statistics_batches: int
     seed: int
     precision: float | None
 
     def identity(self) -> dict[str, Any]:
         """What the numbers are the numbers of, as plain values."""
-        study = self.study
-        return {
+        study, reestimates = self.study, {}
+        if self.statistics == "reestimate":
+            reestimates = {"reestimate": [self.statistics_batches, study.data("train").fingerprint()]}
+        return reestimates | {
             "probe": "robustness",
             "version": VERSION,
             "forward": study.forward_fingerprint,
@@ -214,7 +224,7 @@ class _Plan:
             is_final = number == self.study.final_epoch
             jobs.append((self._row(None, "none", number), {} if is_final else weights))
             for layer in self.layers:
-                change = {} if is_final else changed_tensors(layer, weights, self.statistics)
+                change = {} if is_final else self._change(layer, weights)
                 jobs.append((self._row(layer, "reinitialise", number), change))
             return jobs, distance_rows(final, weights, self.layers, checkpoint=number), []
         fresh, sources = self.fresh(number)
@@ -224,8 +234,16 @@ class _Plan:
             if source is None:
                 missing += self._unavailable(what, NO_DISTRIBUTION)
             else:
-                jobs.append((what, changed_tensors(layer, fresh, self.statistics)))
+                jobs.append((what, self._change(layer, fresh)))
         return jobs, distance_rows(final, fresh, self.layers, draw=number), missing
+
+    def _change(self, layer: Layer, source: Params) -> dict[str, Tensor]:
+        """The tensors that differ where a layer comes from other weights, with the running statistics that go along."""
+        if self.statistics != "reestimate":
+            return changed_tensors(layer, source, self.statistics)
+        change = changed_tensors(layer, source)
+        weights, train = {**self.study.final, **change}, self.study.data("train")
+        return change | reestimated_statistics(self.study.network, weights, train, batches=self.statistics_batches)
 
     def _sums(
         self,

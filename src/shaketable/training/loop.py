@@ -15,11 +15,21 @@ from shaketable.errors import InputError
 from shaketable.evaluate import rows
 from shaketable.forward import Inputs, forward, map_inputs
 from shaketable.identity import generator_from, seed_from
+from shaketable.params import Params
 from shaketable.training.recipe import Recipe, learning_rate
 
 
 class Trainer:
-    """A network with its optimiser: what changes from step to step, apart from the network itself.
+    r"""A network with its optimiser: what changes from step to step, apart from the network itself.
+
+    With the recipe's ``sam_rho`` :math:`\rho` above 0, a step (of SGD or Adam, weight decay and momentum included) is
+    taken from w with the gradient of the batch's loss L at
+
+    .. math:: w + \rho \frac{\nabla L(w)}{\lVert \nabla L(w) \rVert_2}
+
+    where the norm is that of all trained parameters together. Both passes see the same batch and drop the same units.
+    Running statistics of batch norms are updated once a step, in the first pass, at w; the second pass uses the
+    statistics of its batch, and writes none. The running loss is that of the first pass.
 
     Args:
         recipe: how to train.
@@ -58,27 +68,54 @@ class Trainer:
         order = torch.randperm(len(self.train), generator=draws).to(device)
         total = torch.zeros((), dtype=torch.float64, device=device)
         counted = 0
-        low = torch.autocast(device.type, getattr(torch, recipe.precision), enabled=recipe.precision != "float32")
         with _torch_seeded(seed_from(recipe.seed, "torch", epoch), device):
             for inputs, labels in self.train.batches(recipe.batch_size, order):
                 if augment:
                     inputs = map_inputs(lambda images: augment(images, draws), inputs)
-                with low:
-                    logits = self._logits(inputs)
-                logits, labels = rows(logits, labels)
-                loss = cross_entropy(logits, labels)
-                self.optimiser.zero_grad(set_to_none=True)
-                self.scaler.scale(loss).backward()
+                loss, count = self._gradients(inputs, labels)
                 self.scaler.step(self.optimiser)
                 self.scaler.update()
-                total += loss.detach() * len(labels)
-                counted += len(labels)
+                total += loss * count
+                counted += count
         return total.item() / counted
 
-    def _logits(self, inputs: Inputs) -> Tensor:
+    def _gradients(self, inputs: Inputs, labels: Tensor) -> tuple[Tensor, int]:
+        """Set the gradients of one step; returns the loss of the batch at the present weights, and how many labels count."""
+        self.optimiser.zero_grad(set_to_none=True)
+        if not self.recipe.sam_rho:
+            loss, count = self._loss(inputs, labels)
+            self.scaler.scale(loss).backward()
+            return loss.detach(), count
+        device = self.train.device
+        # What the second pass draws (dropout) is what the first one drew: both are of one loss function.
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            loss, count = self._loss(inputs, labels)
+        self.scaler.scale(loss).backward()
+        gradients = {name: param.grad for name, param in self.trained.items() if param.grad is not None}
+        norm = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients.values()]).norm()
+        reach = self.recipe.sam_rho / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+        moved = {name: (self.trained[name] + reach * g).detach().requires_grad_() for name, g in gradients.items()}
+        uphill, _ = self._loss(inputs, labels, moved)
+        found = torch.autograd.grad(self.scaler.scale(uphill), list(moved.values()), allow_unused=True)
+        for name, gradient in zip(moved, found, strict=True):
+            self.trained[name].grad = gradient
+        return loss.detach(), count
+
+    def _loss(self, inputs: Inputs, labels: Tensor, weights: Params | None = None) -> tuple[Tensor, int]:
+        """The mean loss of a batch, at other weights where they are given, and how many labels count.
+
+        With other weights no running statistic is written to.
+        """
+        precision = self.recipe.precision
+        with torch.autocast(self.train.device.type, getattr(torch, precision), enabled=precision != "float32"):
+            logits = self._logits(inputs, weights)
+        logits, labels = rows(logits, labels)
+        return cross_entropy(logits, labels), len(labels)
+
+    def _logits(self, inputs: Inputs, weights: Params | None) -> Tensor:
         """The forward pass of a step."""
         try:
-            return forward(self.network, inputs)
+            return forward(self.network, inputs, weights)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise

@@ -19,7 +19,8 @@ from shaketable.errors import InputError
 OPTIMISERS = ("sgd", "adam")
 SCHEDULES = ("stages", "cosine", "constant")
 PRECISIONS = ("float32", "bfloat16", "float16")
-DATA_ARGUMENTS = ("normalise", "train_examples", "test_examples", "pad", "seed")
+_LATER = {"sam_rho": 0.0}  # fields that came later name a run only where they do something: older runs keep their names
+DATA_ARGUMENTS = ("normalise", "train_examples", "test_examples", "pad", "seed", "tokens", "vocabulary")
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,15 @@ class Recipe:
         network_args: its arguments.
         data: a name of :mod:`shaketable.data`.
         data_args: arguments of ``data.load``: ``normalise``, ``train_examples``, ``test_examples``, ``pad``, ``seed``
-            (of the choice of examples; the recipe's own seed does not change which examples are trained on).
+            (of the choice of examples; the recipe's own seed does not change which examples are trained on); for a text
+            ``tokens`` and ``vocabulary``.
         optimiser: ``"sgd"`` or ``"adam"``.
         learning_rate: of the first epoch.
         momentum: of SGD; for Adam it is beta1 (beta2 is 0.999, epsilon 1e-8).
         weight_decay: this much of the weight is added to its gradient (an L2 penalty of half of it; for Adam as well,
             which is not AdamW), biases and normalisations included.
+        sam_rho: sharpness-aware minimisation (Foret et al. 2021): each step takes the gradient from the point at this
+            distance uphill, at the cost of a second pass; 0 does without. See :class:`shaketable.training.loop.Trainer`.
         schedule: ``"stages"``, ``"cosine"`` or ``"constant"``, see :func:`learning_rate`.
         milestones: epochs at the end of which the learning rate is multiplied by ``factor`` (stages only).
         factor: in (0, 1].
@@ -74,7 +78,8 @@ class Recipe:
         >>> recipe.replace(seed=1).digest == recipe.digest
         False
 
-    References: C. Zhang, S. Bengio, Y. Singer, Are All Layers Created Equal?, 2022, appendix A.
+    References: C. Zhang, S. Bengio, Y. Singer, Are All Layers Created Equal?, 2022, appendix A. P. Foret, A. Kleiner,
+    H. Mobahi, B. Neyshabur, Sharpness-aware minimization for efficiently improving generalization, ICLR 2021.
     """
 
     network: str = "fcn-3x256"
@@ -85,6 +90,7 @@ class Recipe:
     learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 0.0
+    sam_rho: float = 0.0
     schedule: str = "stages"
     milestones: tuple[int, ...] = (30, 60, 90)
     factor: float = 0.2
@@ -162,7 +168,9 @@ class Recipe:
     @property
     def digest(self) -> str:
         """Sixteen hexadecimal digits that name the recipe."""
-        return identity.digest(dataclasses.asdict(self))
+        values = dataclasses.asdict(self)
+        later = [name for name, default in _LATER.items() if values[name] == default]
+        return identity.digest({name: value for name, value in values.items() if name not in later})
 
     @property
     def folder_name(self) -> str:
@@ -240,6 +248,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "learning_rate": (lambda value: 0 < value < math.inf, "a finite number above 0"),
     "momentum": (lambda value: 0 <= value < 1, "a number from 0 to below 1"),
     "weight_decay": (lambda value: 0 <= value < math.inf, "a finite number from 0 on"),
+    "sam_rho": (lambda value: 0 <= value < math.inf, "a finite number from 0 on"),
     "schedule": _one_of(SCHEDULES),
     "milestones": (_increasing(1), "increasing epochs from 1 on"),
     "factor": (lambda value: 0 < value <= 1, "a number above 0 and up to 1"),

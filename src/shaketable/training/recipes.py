@@ -36,6 +36,16 @@ NAMED: dict[str, dict[str, Any]] = {
         "data": "cifar10",
         "augmentation": ("pad-crop:4", "flip"),
     },
+    "all-layers-equal-text": {
+        "network": "decoder-4x128",
+        "data": "tinyshakespeare",
+        "optimiser": "adam",
+        "learning_rate": 1e-3,
+        "schedule": "constant",
+        "batch_size": 32,
+        "epochs": 20,
+        "checkpoints": (0, 1, 2, 5, 10, 15, 20),
+    },
     "module-criticality": _CHATTERJI,
     "module-criticality-cifar100": {**_CHATTERJI, "data": "cifar100", "stop_below": 0.25},
     "module-criticality-fcn": {
@@ -65,6 +75,9 @@ def named(name: str, **changes: Any) -> Recipe:
     Convolutional networks without batch norm start from Xavier-uniform: from Kaiming-normal, which Chatterji et al. name,
     they diverge within an epoch at these learning rates (seen at a quarter of the width; their Fixup is
     ``network_args={"init": "fixup"}``, for ResNets).
+    ``"all-layers-equal-text"`` has the optimiser, the epochs and the checkpoints of section 5.1; the paper's own network is
+    ``decoder-12x768`` with 30,000 tokens, on a text that is not at hand (LM1B), and neither its learning rate nor its batch
+    is printed.
     The networks are one of those that each paper studies. The learning rate of Zhang
     et al. is not printed; it is 0.1 here. Chatterji et al. print no upper limit of epochs: 300 (1000 for the fully
     connected networks) is ours. They say that weight decay was used to train all networks, and at the end of the

@@ -16,7 +16,7 @@ from torch import nn
 
 import shaketable
 from shaketable import data, networks, params
-from shaketable.data import Dataset
+from shaketable.data import Dataset, Tokenizer
 from shaketable.data.augmentation import Augmentation
 from shaketable.errors import InputError, RunError
 from shaketable.evaluate import evaluate
@@ -31,13 +31,16 @@ from shaketable.training.trajectory import Checkpoints
 if TYPE_CHECKING:
     import polars as pl
 
+TOKENIZER = "tokenizer.model"
+
 
 @dataclass(frozen=True)
 class Run:
     """The folder of a training run.
 
     It holds ``recipe.json``, ``environment.json`` (versions and device of each start), ``checkpoints/``,
-    ``state.safetensors`` (what the run goes on from), ``history.parquet`` and ``history.csv``.
+    ``state.safetensors`` (what the run goes on from), ``history.parquet`` and ``history.csv``; for a text the tokenizer,
+    ``tokenizer.model``.
     """
 
     path: Path
@@ -101,13 +104,27 @@ class Run:
         _load(network, kept[max(kept) if epoch is None else epoch])
         return network.eval()
 
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer that the run was trained with, or None where the data are no text.
+
+        Raises:
+            InputError: its file is damaged, or another one.
+        """
+        path = self.path / TOKENIZER
+        tokenizer = Tokenizer.load(path) if path.is_file() else None
+        about = load_plain(self.state_path)["about"] if self.state_path.is_file() else {}
+        if about and about.get("tokenizer") != (tokenizer and tokenizer.fingerprint):
+            raise InputError(f"{path}: not the tokenizer that this run was trained with; restore it.")
+        return tokenizer
+
     def dataset(self, data_root: str | Path | None = None) -> Dataset:
         """The data of the run, with the labels corrupted as they were in training.
 
         Raises:
             InputError: the data are missing, or are not those that the run was trained on.
         """
-        dataset, about = dataset_of(self.recipe, data_root), load_plain(self.state_path)["about"]
+        dataset, about = dataset_of(self.recipe, data_root, self.tokenizer), load_plain(self.state_path)["about"]
         for split, found in (("train", dataset.train), ("test", dataset.test)):
             if found.fingerprint() != about[split]:
                 raise InputError(
@@ -167,13 +184,20 @@ def train(
         _claim(run, recipe)
         return run
     device = usable_device(device)
-    dataset = dataset_of(recipe, data_root)  # what can be wrong with a recipe shows before there is a folder
+    # what can be wrong with a recipe shows before there is a folder
+    dataset = dataset_of(recipe, data_root, run.tokenizer)
     about = {
         "input_shape": list(dataset.input_shape),
         "classes": dataset.classes,
         "train": dataset.train.fingerprint(),
         "test": dataset.test.fingerprint(),
     }
+    if dataset.tokenizer:
+        about["tokenizer"] = dataset.tokenizer.fingerprint
+        if not recipe.network.startswith("decoder-"):
+            raise InputError(
+                f"recipe: {recipe.network} does not take tokens, and {recipe.data} is a text; give decoder-<blocks>x<width>."
+            )
     network = _build(recipe, dataset.input_shape, dataset.classes).to(device)
     dataset = dataset.to(device)
     trainer = Trainer(recipe, network, dataset.train, _augmentation(recipe, dataset))
@@ -181,13 +205,19 @@ def train(
         _claim(run, recipe)
         if not run.finished:  # by another process, while this one was reading data
             _note_environment(folder, device)
+            if dataset.tokenizer:
+                model = dataset.tokenizer.model
+                write_atomically(folder / TOKENIZER, lambda part: part.write_bytes(model))
             _go_on(run, recipe, dataset, trainer, about, callback, save_every_seconds)
     return run
 
 
-def dataset_of(recipe: Recipe, data_root: str | Path | None = None) -> Dataset:
-    """The data that a recipe trains on, with its share of the training labels corrupted, on the CPU."""
-    dataset = data.load(recipe.data, root=data_root, **recipe.data_args)
+def dataset_of(recipe: Recipe, data_root: str | Path | None = None, tokenizer: Tokenizer | None = None) -> Dataset:
+    """The data that a recipe trains on, with its share of the training labels corrupted, on the CPU.
+
+    The tokenizer of a text is trained on it, unless one is given.
+    """
+    dataset = data.load(recipe.data, root=data_root, tokenizer=tokenizer, **recipe.data_args)
     if recipe.label_corruption:
         dataset = replace(dataset, train=data.corrupt_labels(dataset.train, recipe.label_corruption, recipe.seed))
     return dataset

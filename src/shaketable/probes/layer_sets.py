@@ -1,0 +1,402 @@
+"""The largest set of layers that may be reset or dropped together: a search, each step of it, and its trade-off curve."""
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import combinations
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import polars as pl
+
+from shaketable.data import Data
+from shaketable.engine import Engine, Level, Precision, Variant
+from shaketable.errors import InputError
+from shaketable.identity import fingerprint
+from shaketable.params import Grouping, Layer, layers
+from shaketable.perturb import Statistics
+from shaketable.probes.cells import Cell, Cells
+from shaketable.probes.joint_robustness import HOWS, Change, How, changes, check_statistics
+from shaketable.probes.stored import Result, check_whole, facts_of, stored, time_taken
+from shaketable.progress import progress
+from shaketable.study import Study
+
+VERSION = 1
+EXHAUSTIVE = 16
+"""Candidates up to which every set may be tried."""
+SECTION = 2000
+"""Examples after which counts are kept."""
+SCHEMA = {
+    "step": pl.Int64,
+    "set": pl.String,
+    "added": pl.String,
+    "size": pl.Int64,
+    "layers": pl.Int64,
+    "parameters": pl.Int64,
+    "split": pl.String,
+    "draws": pl.Int64,
+    "examples": pl.Int64,
+    "errors": pl.Int64,
+    "error": pl.Float64,
+    "error_std": pl.Float64,
+    "accuracy_drop": pl.Float64,
+    "within": pl.Boolean,
+    "kept": pl.Boolean,
+    "status": pl.String,
+    "reason": pl.String,
+}
+Set = frozenset[int]
+"""Positions of candidates."""
+
+
+class LayerSets(Result):
+    """Every set of layers that a search for the largest one tried.
+
+    Attributes:
+        table: one row per set, in the order of the search. ``step``: the number of layers in it; ``set``: their names, joined by
+            " + " (empty: the final network); ``added``: the last of them that the search put in; ``size``: what is made as
+            large as possible, ``layers`` or ``parameters``; ``errors`` summed and ``error`` averaged over ``draws``, each on ``examples``
+            examples, with ``error_std`` over draws; ``accuracy_drop`` = error - error of the final network; ``within`` the tolerance;
+            ``kept``: the search went on from it. ``status`` and ``reason`` where logits were NaN or infinite.
+        provenance: what, with which arguments, versions, seeds and hashes; ``largest``: the set found, ``left_out``: layers that
+            were no candidates, each with the reason.
+    """
+
+    NAME: ClassVar[str] = "layer_sets"
+
+    def __repr__(self) -> str:
+        size, name = len(self.largest), self.provenance.get("name", "a network")
+        return f"<LayerSets of {name}: {size} of {len(self.provenance['candidates'])} layers, {len(self.table)} sets tried>"
+
+    @property
+    def largest(self) -> list[str]:
+        """The layers of the largest set within the tolerance, in forward order; empty if no layer may go."""
+        return self.provenance["largest"]
+
+    def summary(self) -> pl.DataFrame:
+        """The trade-off curve of set size against error.
+
+        Returns: rows of the table, by size. By count: of each size the set with the lowest error that was tried (a minimum
+            over all sets only where the search was exhaustive). By parameters: each set than which none tried is larger and
+            has no higher error.
+        """
+        if self.provenance["size"] == "layers":
+            return (
+                self.table.sort("error", "parameters", descending=[False, True], maintain_order=True)
+                .unique("layers", keep="first", maintain_order=True)
+                .sort("layers")
+            )
+        order = self.table.sort("size", "error", descending=[True, False], maintain_order=True)
+        lowest = pl.col("error").cum_min().shift(1)
+        return order.filter(lowest.is_null() | (pl.col("error") < lowest)).sort("size")
+
+    def plot(self, **arguments: Any) -> Any:
+        """The trade-off curve; see :func:`shaketable.plots.layer_sets.trade_off_curve`."""
+        from shaketable.plots.layer_sets import trade_off_curve  # drawn only when asked for
+
+        given = {"tolerance": self.provenance["tolerance"], "size": self.provenance["size"]}
+        return trade_off_curve(self.table, self.summary(), **(given | arguments))
+
+
+def largest_set(
+    study: Study,
+    how: How = "reinitialise",
+    by: Grouping = "block",
+    *,
+    split: str,
+    tolerance: float = 0.05,
+    size: Literal["count", "parameters"] = "count",
+    beam: int | None = 3,
+    look_ahead: int = 1,
+    beyond: int | None = 2,
+    candidates: Iterable[str] | None = None,
+    checkpoint: int = 0,
+    draws: int = 3,
+    statistics: Statistics = "keep",
+    seed: int = 0,
+    level: Level = "auto",
+    precision: Precision = "auto",
+    memory: int | None = None,
+    batch_size: int | None = None,
+    store: str | Path | None = None,
+    command: str | None = None,
+) -> LayerSets:
+    r"""The largest set of layers whose joint reset, or removal, costs at most a tolerance of accuracy, as far as searched.
+
+    .. math:: \max_G \; |G| \quad\text{such that}\quad L(f_{\theta \setminus G}) - L(f_\theta) \le t
+
+    where :math:`L` is the 0-1 error on one split, :math:`\theta \setminus G` the final weights with the layers of :math:`G`
+    reset or dropped together, and :math:`|G|` their number or that of their parameters. Nothing is retrained. The search is
+    greedy: from each of the ``beam`` best sets of k layers to all sets with one layer more, of which the best are kept, until
+    ``beyond`` sizes in a row have no set within the tolerance. Better is: within the tolerance; then fewer errors; then more
+    parameters; then earlier layers. By parameters, instead of fewer errors: fewer errors above those of the final network (plus
+    one) per parameter. With ``look_ahead`` L a set is as good as the best set that L - 1 further layers make of it.
+
+    Args:
+        study: the network, its weights, its data.
+        how: ``"reinitialise"`` (to ``checkpoint``), ``"rerandomise"`` (``draws`` fresh draws; the error is their mean), or ``"remove"``
+            (residual blocks with identity shortcuts).
+        by: the layers, as for :func:`shaketable.robustness`.
+        split: ``"train"`` or ``"test"``. The set is fitted to these examples: its error on others is a matter of measuring it there.
+        tolerance: :math:`t`, in [0, 1).
+        size: ``"count"`` or ``"parameters"``.
+        beam: sets of each size that are kept; 1 is greedy. None: all, which is exhaustive search, for at most 16 candidates.
+        look_ahead: layers that a step looks ahead, at least 1.
+        beyond: sizes without a set within the tolerance after which the search ends; None: it goes to the set of all.
+        candidates: names of the layers that may go; without it all for which the change is known. For the paper's sets
+            see :func:`shaketable.probes.schemes.scheme_group`.
+        checkpoint: that layers are re-initialised to.
+        draws: of re-randomisation; those of :func:`shaketable.robustness` with the same seed.
+        statistics, seed, memory, batch_size, store, command: as for :func:`shaketable.robustness`.
+        level, precision: of the :class:`shaketable.engine.Engine`.
+
+    Returns: a :class:`LayerSets`. Its ``largest`` is within the tolerance for certain, on this split; that no larger set is
+        holds for certain only with ``beam=None``, ``beyond=None``.
+
+    Raises:
+        InputError: no data for the split, no candidate, an unknown or unfit one, numbers out of range.
+
+    Cost: with D candidates at most D (D + 1) / 2 sets for ``beam=1``, times ``beam``, times about D^(L - 1) / L! for a look-ahead of L; for
+        each the part of a pass behind the layer that it has more than its base, and for each base one pass.
+
+    Deviates: the paper names such a search ("one can enumerate all possible grouping schemes to find the best") and does
+        not do it. Sets are counted on all examples of the split, not decided early: the steps are ranked by error, neighbours
+        differ by less than an early stop could tell apart, and the curve of the report needs the numbers.
+
+    Example:
+        >>> import torch
+        >>> network = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(2, 2, bias=False)).eval()
+        >>> eye = torch.eye(2)
+        >>> study = Study(network, final={"0.weight": eye, "1.weight": eye}, init={"0.weight": 2 * eye, "1.weight": -eye},
+        ...               test=(eye, [0, 1]))
+        >>> largest_set(study, split="test").largest
+        ['0']
+
+    References: Zhang, Bengio, Singer, "Are All Layers Created Equal?", JMLR 2022, section 4, appendix B.
+    """
+    started = time.monotonic()
+    check_whole(seed=seed)
+    or_none = {name: value for name, value in (("beam", beam), ("beyond", beyond)) if value is not None}
+    check_whole(1, draws=draws, look_ahead=look_ahead, **or_none)
+    check_whole(0, checkpoint=checkpoint)
+    check_statistics(statistics)
+    if how not in HOWS:
+        raise InputError(f"how={how!r}: use one of {', '.join(HOWS)}.")
+    if size not in ("count", "parameters"):
+        raise InputError(f"size={size!r}: use 'count' or 'parameters'.")
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance < 1:
+        raise InputError(f"tolerance={tolerance!r}: give a drop in accuracy, from 0 to below 1.")
+    data = study.data(split)
+    found = layers(study.network, by, study.example_inputs())
+    numbers = range(draws) if how == "rerandomise" else [checkpoint if how == "reinitialise" else 0]
+    made = [changes(study, found, how, number, statistics, seed) for number in numbers]
+    chosen, left_out = _candidates(found, made[0], candidates, how)
+    if beam is None and len(chosen) > EXHAUSTIVE:
+        raise InputError(
+            f"beam=None tries every set of {len(chosen)} layers; give at most {EXHAUSTIVE} candidates, or a beam."
+        )
+    sizes = [sum(study.final[name].numel() for name in layer.params) for layer in chosen]
+    engine_arguments = {"level": level, "precision": precision, "memory": memory, "batch_size": batch_size}
+    asked = {"how": how, "split": split, "tolerance": tolerance, "beam": beam, "look_ahead": look_ahead}
+    asked |= {"beyond": beyond, "checkpoint": checkpoint, "draws": len(made), "statistics": statistics, "seed": seed}
+    asked |= {"size": "layers" if size == "count" else "parameters", "candidates": [layer.name for layer in chosen]}
+
+    def identity() -> dict[str, Any]:
+        changed = [[fingerprint(one[layer.name].tensors or {}) for layer in chosen] for one in made]
+        names = {"forward": study.forward_fingerprint, "weights": study.weights_fingerprint, "changes": changed}
+        return {"probe": "layer sets", "version": VERSION, "data": data.fingerprint(), **names, **asked}
+
+    def measure(cells: Cells) -> LayerSets:
+        tensors = [[one[layer.name].tensors or {} for layer in chosen] for one in made]
+        sets = _Sets(study, data, tensors, sizes, size == "parameters", tolerance, cells, engine_arguments)
+        kept = sets.search(beam, look_ahead, beyond)
+        names = [layer.name for layer in chosen]
+        rows = [dict.fromkeys(SCHEMA) | row | {"split": split} for row in sets.rows(names, kept)]
+        told = {"largest": [names[i] for i in sorted(sets.largest())], "left_out": left_out, "engine": sets.choice}
+        told |= {"layers_by": by if isinstance(by, str) else "your own", "command": command}
+        facts = facts_of(study, {split: data}, **asked, **told)
+        return LayerSets(pl.DataFrame(rows, schema=SCHEMA), facts | time_taken(started))
+
+    return stored(LayerSets, store, identity, measure, command)
+
+
+def _candidates(
+    found: Sequence[Layer], made: dict[str, Change], names: Iterable[str] | None, how: str
+) -> tuple[list[Layer], dict[str, str]]:
+    """The layers that may go, and the reasons of those that may not."""
+    left_out = {name: change.reason for name, change in made.items() if change.reason}
+    if names is not None:
+        known = [layer.name for layer in found]
+        wanted = [names] if isinstance(names, str) else list(names)
+        for name in wanted:
+            if name not in known:
+                near = get_close_matches(str(name), known, 3)
+                raise InputError(
+                    f"there is no layer {name!r}; {'near names' if near else 'there are'}: {', '.join(near or known)}."
+                )
+            if name in left_out:
+                raise InputError(f"layer {name!r} is no candidate for how={how!r}: {left_out[name]}.")
+            if wanted.count(name) > 1:
+                raise InputError(f"candidates name layer {name!r} twice; name it once.")
+        left_out = {}
+        found = [layer for layer in found if layer.name in wanted]
+    chosen = [layer for layer in found if layer.name not in left_out]
+    if not chosen:
+        reason = next(iter(left_out.values()), "the list is empty")
+        raise InputError(f"no layer is a candidate for how={how!r}: {reason}.")
+    return chosen, left_out
+
+
+@dataclass
+class _Sets:
+    """Counts of errors of sets of candidates, each evaluated once, and the search over them."""
+
+    study: Study
+    data: Data
+    tensors: list[list[dict[str, Any]]]
+    sizes: list[int]
+    by_parameters: bool
+    tolerance: float
+    cells: Cells
+    engine_arguments: dict[str, Any]
+    errors: dict[Set, list[int]] = field(default_factory=dict)
+    not_finite: dict[Set, int] = field(default_factory=dict)
+    added: dict[Set, int] = field(default_factory=dict)
+    examples: int = 0
+    choice: str = ""
+
+    def search(self, beam: int | None, look_ahead: int, beyond: int | None) -> set[Set]:
+        """Fill in the sets that the search tries; returns those that it went on from."""
+        total, empty = len(self.sizes), frozenset[int]()
+        self._count({empty: [()]})
+        best: list[Set] = [empty]
+        kept = {empty}
+        outside = 0
+        with progress("layer sets", total) as advance:
+            for step in range(1, total + 1):
+                depth = min(look_ahead, total - step + 1)
+                asked: dict[Set, list[tuple[int, ...]]] = {}
+                for start in best:
+                    rest = [i for i in range(total) if i not in start]
+                    for deep in range(1, depth + 1):
+                        # in forward order: what has one layer more is behind the base, where little runs again
+                        for more in combinations(rest, deep):
+                            asked.setdefault(start.union(more[:-1]), []).append(more[-1:])
+                self._count(asked)
+                value: dict[Set, tuple[float, ...]] = {}
+                for start in best:
+                    rest = [i for i in range(total) if i not in start]
+                    for more in combinations(rest, depth):
+                        key = self._key(start.union(more))
+                        for i in more:
+                            one = start | {i}
+                            value[one] = min(value.get(one, key), key)
+                            self.added.setdefault(one, i)
+                order = sorted(value, key=lambda one: (value[one], self._key(one), sorted(one)))
+                best = order if beam is None else order[:beam]
+                kept.update(best)
+                advance(1, f"{step} layers, {len(self.errors)} sets")
+                tried = [one for one in self.errors if len(one) == step]
+                outside = 0 if any(map(self.within, tried)) else outside + 1
+                if beyond is not None and outside >= beyond:
+                    break
+        return kept
+
+    def _count(self, asked: dict[Set, list[tuple[int, ...]]]) -> None:
+        """Count the errors of each base with some layers more; where the base has all of them, the engine runs one layer each."""
+        for base, extras in asked.items():
+            new = [extra for extra in extras if base.union(extra) not in self.errors]
+            if not new:
+                continue
+            counts = [self._counted(draw, base, new) for draw in range(len(self.tensors))]
+            for position, extra in enumerate(new):
+                one = base.union(extra)
+                self.errors[one] = [counted[position][0] for counted in counts]
+                self.not_finite[one] = sum(counted[position][1] for counted in counts)
+                if extra:
+                    self.added.setdefault(one, extra[0])
+
+    def _counted(self, draw: int, base: Set, extras: list[tuple[int, ...]]) -> list[list[int]]:
+        """Errors, and examples without finite logits, of a base with each of some layers more, in one draw."""
+        tensors, engine = self.tensors[draw], None
+        totals = [[0, 0] for _ in extras]
+        seen = 0
+        for start in range(0, len(self.data), SECTION):
+
+            def section(start: int = start) -> Cell:
+                nonlocal engine
+                if engine is None:  # made only where something is left to compute
+                    params = dict(self.study.final)
+                    for i in base:
+                        params |= tensors[i]
+                    engine = Engine(self.study.network, params, **self.engine_arguments)
+                variants: list[Variant] = [{k: t for i in extra for k, t in tensors[i].items()} for extra in extras]
+                span = (start, min(start + SECTION, len(self.data)))
+                sums = engine.sums(variants, self.data, losses=False, span=span, planned=len(self.data))
+                self.choice = engine.choice
+                return {"sums": [[one.errors, one.not_finite] for one in sums], "examples": sums[0].examples}
+
+            found = self.cells.get(json.dumps([draw, sorted(base), extras, start]), section)
+            seen += found["examples"]
+            totals = [[a + c, b + d] for (a, b), (c, d) in zip(totals, found["sums"], strict=True)]
+        if not seen:
+            raise InputError("no label counts: every one is -100; give data with labels.")
+        self.examples = seen
+        return totals
+
+    def drop(self, one: Set) -> float:
+        """The drop in accuracy, the mean over draws."""
+        return (sum(self.errors[one]) - sum(self.errors[frozenset()])) / (self.examples * len(self.tensors))
+
+    def within(self, one: Set) -> bool:
+        """Whether the drop is within the tolerance."""
+        return self.drop(one) <= self.tolerance + 1e-12
+
+    def size(self, one: Set) -> int:
+        """What is made as large as possible."""
+        return sum(self.sizes[i] for i in one) if self.by_parameters else len(one)
+
+    def largest(self) -> Set:
+        """The largest set within the tolerance; of several the one with the fewest errors."""
+        inside = [one for one in self.errors if self.within(one)]
+        weight = {one: sum(self.sizes[i] for i in one) for one in inside}
+        return min(inside, key=lambda one: (-self.size(one), sum(self.errors[one]), -weight[one], sorted(one)))
+
+    def _key(self, one: Set) -> tuple[float, ...]:
+        """What makes a set better than another: the smaller."""
+        parameters = sum(self.sizes[i] for i in one)
+        errors = float(sum(self.errors[one]))
+        if self.by_parameters:
+            errors = (max(0.0, errors - sum(self.errors[frozenset()])) + 1) / max(parameters, 1)
+        return (not self.within(one), errors, -parameters)
+
+    def rows(self, names: Sequence[str], kept: set[Set]) -> list[Cell]:
+        """The table's rows."""
+        rows = []
+        for one in sorted(self.errors, key=len):
+            share = pl.Series([count / self.examples for count in self.errors[one]])
+            bad = self.not_finite[one]
+            reason = f"{bad} examples have NaN or infinite logits; they count as errors" if bad else None
+            rows.append(
+                {
+                    "step": len(one),
+                    "set": " + ".join(names[i] for i in sorted(one)),
+                    "added": names[self.added[one]] if one else None,
+                    "size": self.size(one),
+                    "layers": len(one),
+                    "parameters": sum(self.sizes[i] for i in one),
+                    "draws": len(share),
+                    "examples": self.examples,
+                    "errors": sum(self.errors[one]),
+                    "error": share.mean(),
+                    "error_std": share.std(),
+                    "accuracy_drop": self.drop(one),
+                    "within": self.within(one),
+                    "kept": one in kept,
+                    "status": "not finite" if bad else "ok",
+                    "reason": reason,
+                }
+            )
+        return rows

@@ -1,0 +1,279 @@
+"""The search for the largest set against brute force: every set, evaluated by the plain loop."""
+
+import json
+from functools import cache
+from itertools import combinations, pairwise
+
+import polars as pl
+import pytest
+import torch
+from torch import nn
+
+from shaketable.errors import InputError, RunError
+from shaketable.evaluate import evaluate
+from shaketable.identity import seed_from
+from shaketable.networks import build
+from shaketable.params import layers, snapshot
+from shaketable.perturb import fresh_params
+from shaketable.probes import layer_sets
+from shaketable.probes.layer_sets import SCHEMA, LayerSets, largest_set
+from shaketable.study import Study
+
+
+def data(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    x = torch.randn(count, 4, generator=torch.Generator().manual_seed(seed))
+    return x, x[:, :3].argmax(1)
+
+
+@cache
+def trained(depth: int = 5) -> Study:
+    """A trained network of so many linear layers, of unequal width, with its init."""
+    with torch.random.fork_rng():
+        torch.manual_seed(depth)
+        widths = [4, *(12 + 4 * (i % 3) for i in range(depth - 1)), 3]
+        modules: list[nn.Module] = []
+        for inputs, outputs in pairwise(widths):
+            linear = nn.Linear(inputs, outputs)
+            nn.init.kaiming_normal_(linear.weight)
+            modules += [linear, nn.ReLU()]
+        network = nn.Sequential(*modules[:-1])
+        init = snapshot(network)
+        x, y = data(200, 1)
+        optimiser = torch.optim.Adam(network.parameters(), lr=0.003)
+        for _ in range(60):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(network(x), y).backward()
+            optimiser.step()
+    return Study(network.eval(), init=init, test=data(151, 2), train=(x, y))
+
+
+def brute_force(study: Study, sources: list[dict], split: str) -> dict[frozenset[str], int]:
+    """Errors of every set of layers, summed over draws, by the plain loop."""
+    found = layers(study.network, "block", study.example_inputs())
+    errors = {}
+    for size in range(len(found) + 1):
+        for chosen in combinations(found, size):
+            names = [name for layer in chosen for name in layer.params]
+            counts = [
+                evaluate(study.network, {**study.final, **{n: s[n] for n in names}}, study.data(split)).errors
+                for s in sources
+            ]
+            errors[frozenset(layer.name for layer in chosen)] = sum(counts)
+    return errors
+
+
+def tried(result: LayerSets) -> dict[frozenset[str], int]:
+    rows = result.table.select("set", "errors").rows()
+    return {frozenset(names.split(" + ") if names else ()): errors for names, errors in rows}
+
+
+def weights_of(study: Study) -> dict[str, int]:
+    found = layers(study.network, "block")
+    return {layer.name: sum(study.final[name].numel() for name in layer.params) for layer in found}
+
+
+@pytest.mark.parametrize("size", ["count", "parameters"])
+@pytest.mark.parametrize("tolerance", [0.02, 0.1, 0.3])
+def test_with_every_set_kept_the_search_is_exhaustive_and_its_answer_that_of_brute_force(size, tolerance):
+    study = trained()
+    assert study.init is not None
+    wanted = brute_force(study, [study.init], "test")
+    result = largest_set(study, split="test", tolerance=tolerance, size=size, beam=None, beyond=None)
+    assert tried(result) == wanted
+    weights = weights_of(study)
+
+    def large(names: frozenset[str]) -> int:
+        return len(names) if size == "count" else sum(weights[name] for name in names)
+
+    limit = wanted[frozenset()] + tolerance * 151
+    best = max(large(names) for names, errors in wanted.items() if errors <= limit)
+    found = frozenset(result.largest)
+    assert large(found) == best
+    assert wanted[found] == min(e for names, e in wanted.items() if large(names) == best)
+    curve = result.summary()
+    for row in curve.to_dicts():
+        reach = [
+            e
+            for names, e in wanted.items()
+            if (large(names) == row["size"] if size == "count" else large(names) >= row["size"])
+        ]
+        assert row["errors"] == min(reach)
+
+
+def test_the_mean_over_fresh_draws_decides_a_rerandomised_set():
+    study = trained(4)
+    sources = [fresh_params(study.network, seed_from(5, "draw", draw), study.init)[0] for draw in range(3)]
+    wanted = brute_force(study, sources, "train")
+    result = largest_set(study, "rerandomise", split="train", draws=3, seed=5, beam=None, beyond=None)
+    assert tried(result) == wanted
+    row = result.table.row(-1, named=True)
+    assert row["error"] == pytest.approx(row["errors"] / (3 * 200))
+    assert row["accuracy_drop"] == pytest.approx((row["errors"] - wanted[frozenset()]) / 600)
+    assert row["error_std"] > 0
+
+
+def test_the_greedy_search_takes_the_layer_with_the_fewest_errors_at_each_step():
+    study = trained()
+    assert study.init is not None
+    wanted = brute_force(study, [study.init], "test")
+    result = largest_set(study, split="test", beam=1, beyond=None, tolerance=0.999)
+    names = frozenset(weights_of(study))
+    chosen: frozenset[str] = frozenset()
+    for step in range(1, 6):
+        rows = result.table.filter(pl.col("step") == step)
+        assert len(rows) == 6 - step
+        lowest = min(wanted[chosen | {name}] for name in names - chosen)
+        kept = rows.filter(pl.col("kept"))
+        assert kept["errors"].to_list() == [lowest]
+        now = frozenset(kept["set"][0].split(" + "))
+        assert now - chosen == {kept["added"][0]}
+        chosen = now
+
+
+def trap() -> Study:
+    """Layers that scale by a factor: 1 and 2 go well together alone, 3 alone is best and goes with none."""
+
+    class Trap(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.three = (nn.Linear(1, 1, bias=False) for _ in range(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            a, b, c = self.one.weight.sum(), self.two.weight.sum(), self.three.weight.sum()
+            # how many of ten examples are wrong: 1 for one or two alone or together, 0 for three alone, else all
+            wrong = torch.where(c > 0, 10 * ((a + b) > 0), 1 * ((a + b) > 0))
+            right = torch.arange(len(x)) >= wrong
+            return torch.stack([right.float(), 1 - right.float()], 1)
+
+    network = Trap().eval()
+    names = [name for name, _ in network.named_parameters()]
+    final, init = ({name: torch.full((1, 1), v) for name in names} for v in (0.0, 1.0))
+    x = torch.zeros(10, 1)
+    return Study(network, final=final, init=init, test=(x, torch.zeros(10, dtype=torch.int64)))
+
+
+def test_looking_ahead_and_a_beam_each_find_the_pair_that_the_greedy_search_misses():
+    arguments = {"split": "test", "tolerance": 0.1, "by": "module", "batch_size": 10}
+    assert largest_set(trap(), beam=1, beyond=1, **arguments).largest == ["three"]
+    ahead = largest_set(trap(), beam=1, look_ahead=2, beyond=1, **arguments)
+    assert ahead.largest == ["one", "two"]
+    assert ahead.table.filter(pl.col("kept") & (pl.col("step") < 3))["set"].to_list() == ["", "one", "one + two"]
+    assert largest_set(trap(), beam=3, beyond=1, **arguments).largest == ["one", "two"]
+
+
+def test_a_drop_of_exactly_the_tolerance_is_within_it_and_less_than_that_is_not():
+    study = trap()
+    assert largest_set(study, split="test", tolerance=0.1, by="module", beam=None, batch_size=10).largest == [
+        "one",
+        "two",
+    ]
+    assert largest_set(study, split="test", tolerance=0.099, by="module", beam=None, batch_size=10).largest == ["three"]
+
+
+def test_removal_drops_blocks_that_can_be_dropped_and_names_the_others_with_the_reason():
+    network = build("resnet18", (3, 8, 8), 10, width=0.0625, seed=0).eval()
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(40, 3, 8, 8, generator=generator), torch.randint(10, (40,), generator=generator)
+    study = Study(network, test=(x, y))
+    blocks = ["stage1.resblk1", "stage1.resblk2", "stage4.resblk2"]
+    result = largest_set(study, "remove", split="test", candidates=blocks, beam=None, beyond=None)
+    for names, errors in tried(result).items():
+        hooks = [network.get_submodule(name).register_forward_hook(lambda m, args, out: args[0]) for name in names]
+        with torch.no_grad():
+            assert errors == int((network(x).argmax(1) != y).sum())
+        for hook in hooks:
+            hook.remove()
+    assert len(result.table) == 8
+    everything = largest_set(study, "remove", split="test", beam=1, beyond=1, tolerance=0)
+    assert len(everything.provenance["candidates"]) == 5
+    assert "shapes do not fit" in everything.provenance["left_out"]["stage2.resblk1"]
+
+
+def test_an_interrupted_search_goes_on_from_what_it_counted_and_is_read_when_it_is_done(tmp_path, monkeypatch):
+    whole = largest_set(trained(), split="test", beam=2)
+    calls = []
+    engine = layer_sets.Engine
+
+    def failing(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise RunError("pulled the plug")
+        return engine(*args, **kwargs)
+
+    monkeypatch.setattr(layer_sets, "Engine", failing)
+    with pytest.raises(RunError):
+        largest_set(trained(), split="test", beam=2, store=tmp_path)
+    made = len(calls)
+    resumed = largest_set(trained(), split="test", beam=2, store=tmp_path)
+    counted = len(calls)
+    again = largest_set(trained(), split="test", beam=2, store=tmp_path)
+    assert whole.table.equals(resumed.table)
+    assert again.table.equals(resumed.table)
+    assert len(calls) == counted  # the finished one made no engine
+    monkeypatch.setattr(layer_sets, "Engine", engine)
+    calls.clear()
+    monkeypatch.setattr(layer_sets, "Engine", failing)
+    calls += [0] * 10
+    largest_set(trained(), split="test", beam=2)
+    assert counted - made == len(calls) - 10 - 2  # two bases were kept
+    (folder,) = tmp_path.iterdir()
+    assert LayerSets.load(folder).largest == whole.largest
+    assert json.loads((folder / "provenance.json").read_text())["probe"] == "layer_sets"
+
+
+def test_the_answer_does_not_depend_on_sections_or_batches(monkeypatch):
+    whole = largest_set(trained(), split="test")
+    monkeypatch.setattr(layer_sets, "SECTION", 40)
+    assert largest_set(trained(), split="test", batch_size=7).table.equals(whole.table)
+
+
+def test_the_table_has_its_columns_and_the_final_network_first():
+    result = largest_set(trained(), split="test")
+    assert dict(result.table.schema) == SCHEMA
+    first = result.table.row(0, named=True)
+    assert (first["step"], first["set"], first["accuracy_drop"], first["within"]) == (0, "", 0.0, True)
+    assert "of 5 layers" in repr(result)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"how": "reset"}, "use one of reinitialise, rerandomise, remove"),
+        ({"size": "bytes"}, "use 'count' or 'parameters'"),
+        ({"tolerance": 1.0}, "give a drop in accuracy"),
+        ({"beam": 0}, "beam must be at least 1"),
+        ({"beyond": 0}, "beyond must be at least 1"),
+        ({"look_ahead": 0}, "look_ahead must be at least 1"),
+        ({"candidates": ["0", "22"]}, "there is no layer '22'; near names: 2"),
+        ({"candidates": ["0", "0"]}, "twice"),
+        ({"candidates": []}, "no layer is a candidate"),
+        ({"how": "remove"}, "no layer is a candidate for how='remove': it makes"),
+        ({"how": "remove", "candidates": ["2"]}, "layer '2' is no candidate for how='remove'"),
+        ({"split": "val"}, "no val data"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments, message):
+    with pytest.raises(InputError, match=message):
+        largest_set(trained(), **({"split": "test"} | arguments))
+
+
+def test_every_set_of_many_layers_is_refused():
+    with pytest.raises(InputError, match="tries every set of 17 layers; give at most 16"):
+        largest_set(trained(17), split="test", beam=None)
+
+
+@pytest.mark.slow
+def test_over_nine_layers_the_search_of_every_set_is_brute_force_and_a_beam_is_at_most_one_layer_short():
+    study = trained(9)
+    assert study.init is not None
+    wanted = brute_force(study, [study.init], "test")
+    assert len(wanted) == 512
+    limit = wanted[frozenset()] + 0.05 * 151
+    best = max(len(names) for names, errors in wanted.items() if errors <= limit)
+    whole = largest_set(study, split="test", tolerance=0.05, beam=None, beyond=None)
+    assert tried(whole) == wanted
+    assert len(whole.largest) == best
+    some = largest_set(study, split="test", tolerance=0.05, beam=10)
+    assert best - 1 <= len(some.largest) <= best
+    assert wanted[frozenset(some.largest)] <= limit
+    assert len(some.table) < 700

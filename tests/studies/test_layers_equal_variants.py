@@ -1,0 +1,117 @@
+"""Table 2, table 3, figures 8 and 9 of "Are all layers created equal?": recipes, and the studies on a toy."""
+
+from types import ModuleType
+
+import polars as pl
+import pytest
+
+from shaketable.data import SOURCES
+from shaketable.networks import construct
+from studies import common, table2_randomised, table3_variants
+from studies import figure8_9_convolution_free as figure8_9
+
+STUDIES = (table2_randomised, table3_variants, figure8_9)
+TOY = {"data": "digits", "data_args": {"train_examples": 300, "test_examples": 60}, "epochs": 1, "milestones": ()}
+TOY |= {"checkpoints": (0,), "augmentation": (), "batch_size": 64}
+
+
+def toy_options(folder):
+    return common.Options("small", None, folder / "out", folder / "runs", "cpu", "a toy")
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.__name__)
+@pytest.mark.parametrize("name", ["small", "full"])
+def test_every_recipe_names_a_network_that_can_be_built_for_its_data_and_is_there_once(study: ModuleType, name: str):
+    recipes = study.SETTINGS[name].recipes
+    for recipe in recipes:
+        source = SOURCES[recipe.data]
+        construct(recipe.network, source.shape, source.classes, **recipe.network_args)
+    assert len({recipe.digest for recipe in recipes}) == len(recipes)
+
+
+def test_table_2_in_full_is_that_of_the_paper():
+    setting = table2_randomised.SETTINGS["full"]
+    assert [recipe.network for recipe in setting.recipes] == list(table2_randomised.STAGES)
+    assert (setting.examples, setting.repeats, setting.r) == (1000, 5, 4)
+    printed = {(name, s) for name, stages in table2_randomised.STAGES.items() for s in (0, *stages)}
+    assert printed == set(table2_randomised.PRINTED)
+    for recipe in setting.recipes:
+        assert (recipe.epochs, recipe.milestones, recipe.weight_decay) == (100, (30, 60, 90), 0.0)
+
+
+@pytest.mark.parametrize("name", ["small", "full"])
+def test_table_3_has_each_network_four_times_and_these_differ_in_batch_norm_and_weight_decay_alone(name):
+    recipes = table3_variants.SETTINGS[name].recipes
+    for start in range(0, len(recipes), 4):
+        four = recipes[start : start + 4]
+        assert [table3_variants.variant(one) for one in four] == ["N/A", "+wd", "+bn", "+wd+bn"]
+        plain = [one.replace(network=one.network.removesuffix("-bn"), weight_decay=0.0) for one in four]
+        assert plain == [four[0]] * 4
+    assert len(recipes) == {"small": 8, "full": 36}[name]
+
+
+def test_figures_8_and_9_compare_each_network_with_itself_trained_by_sam():
+    for setting in figure8_9.SETTINGS.values():
+        for plain, sharp in zip(setting.recipes[::2], setting.recipes[1::2], strict=True):
+            assert (plain.sam_rho, sharp.sam_rho) == (0.0, 0.05)
+            assert sharp.replace(sam_rho=0.0) == plain
+
+
+def test_the_table_of_attacks_is_mean_and_deviation_beside_what_is_printed():
+    row = {"network": "resn-4-4", "eps": 0.1, "steps": None, "step_size": None, "examples": 10, "correct": 0}
+    row |= {"clean_accuracy": 0.9, "status": "ok", "reason": None}
+    rows = [
+        row | {"s": s, "attack": attack, "gradient_draws": draws, "repeat": repeat, "accuracy": accuracy}
+        for s in (0, 1)
+        for attack, draws, accuracies in (
+            ("clean", None, (0.9, 0.7)),
+            ("fgsm", 1, (0.5, 0.5)),
+            ("pgd", 1, (0.2, 0.2)),
+            ("fgsm", 4, (0.4, 0.4)),
+            ("pgd", 4, (0.1, 0.3)),
+        )
+        for repeat, accuracy in enumerate(accuracies)
+    ]
+    text = table2_randomised.table_2(pl.DataFrame(rows, infer_schema_length=None), r=4).splitlines()
+    assert text[0].startswith("| network | model | clean | FGSM | PGD | FGSM, mean of 4 gradients | PGD, mean of 4")
+    assert text[2] == (
+        "| resn-4-4 | baseline | 80.00 ± 14.14 | 50.00 ± 0.00 | 20.00 ± 0.00 | 40.00 ± 0.00 | 20.00 ± 14.14 "
+        "| 91.05 ± 0.00 | 12.75 ± 0.04 | 0.33 ± 0.16 |"
+    )
+    assert "r=4, s=1" in text[3]
+
+
+@pytest.mark.slow
+def test_table_2_runs_on_a_toy(tmp_path):
+    pytest.importorskip("captum")
+    recipe = table2_randomised.SETTINGS["small"].recipes[0].replace(**TOY, network_args={"width": 0.1})
+    setting = table2_randomised.Setting([recipe], examples=20, repeats=2, gradient_draws=(1, 2), steps=2)
+    table2_randomised.study(setting, toy_options(tmp_path))
+    table = pl.read_csv(tmp_path / "out" / "attacks.csv")
+    assert len(table) == 3 * 2 * (1 + 2 + 2)
+    assert (tmp_path / "out" / "table.md").read_text().count("\n") == 2 + 3
+
+
+@pytest.mark.slow
+def test_table_3_runs_on_a_toy_and_re_estimates_where_there_is_batch_norm(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        table3_variants, "robustness", lambda *a, **k: common.robustness(*a, **k | {"statistics_batches": 2})
+    )
+    recipe = table3_variants.SETTINGS["small"].recipes[4].replace(**TOY, network_args={"width": 0.05})
+    setting = common.Setting([table3_variants.variants(recipe)[number] for number in (0, 3)], draws=1)
+    table3_variants.study(setting, toy_options(tmp_path))
+    text = (tmp_path / "out" / "table3.md").read_text().splitlines()
+    assert text[0] == "| network | N/A | +wd | +bn | +wd+bn |"
+    assert text[2].startswith("| resnet18-v2 |")
+    assert "(10.4)" in text[2]
+    assert "(5.5)" in text[2]
+    names = {path.name for path in (tmp_path / "out").glob("robustness-*.csv")}
+    assert names == {f"robustness-resnet18-v2{end}.csv" for end in ("", "-bn-wd", "-bn-wd-reestimated")}
+
+
+@pytest.mark.slow
+def test_figures_8_and_9_run_on_a_toy(tmp_path):
+    recipes = [one.replace(**TOY | {"data_args": TOY["data_args"]}) for one in figure8_9.SETTINGS["small"].recipes[1:3]]
+    figure8_9.study(common.Setting(recipes, draws=1), toy_options(tmp_path))
+    names = {path.name for path in (tmp_path / "out").glob("heatmap-*.png")}
+    assert names == {"heatmap-vit-4x64-sam.png", "heatmap-mixer-4x64.png"}
