@@ -140,11 +140,13 @@ def figure_7(about: Subject) -> dict[str, Any]:
     found = {}
     for name, recipe in about.setting.others.items():
         try:
-            result = rewound(trained(recipe, about.chosen), about.chosen)
+            run = trained(recipe, about.chosen)
         except RunError as error:
             found[name] = str(error)
             continue
-        summary = result.summary()
+        result = rewound(run, about.chosen)
+        modules = [layer.name for layer in linear_layers(run.network())]  # Fixup's scalars have no row in the paper
+        summary = result.summary().filter((pl.col("position") < 0) | pl.col("layer").is_in(modules))
         write_table(summary, about.chosen.out / f"figure7-{name}.csv")
         chart = plots.robustness_heatmap(summary, "train", transpose=False, classes=result.provenance["classes"])
         write_figure(chart, about.chosen.out, f"figure7-{name}", svg=False)
@@ -274,15 +276,15 @@ FIGURES: dict[str, Callable[[Subject], dict[str, Any]]] = {
 def study(setting: Setting, chosen: Options, only: Sequence[str] | None = None) -> None:
     """Train, probe, write; ``figures.json`` says what each figure rests on and how long it took."""
     about = subject(setting, chosen)
-    facts_path = chosen.out / "figures.json"
-    facts = json.loads(facts_path.read_text(encoding="utf-8")) if facts_path.is_file() else {}
+    told = chosen.out / "figures.json"
     for number in only or FIGURES:
         print(f"figure {number}", file=sys.stderr, flush=True)
         started = time.monotonic()
         found = FIGURES[number](about)
         seconds = round(time.monotonic() - started, 1)
+        facts = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
         facts[number] = {"command": chosen.command, "seconds": seconds, **versions(), **found}
-        write_text(facts_path, json.dumps(facts, indent=1) + "\n")
+        write_text(told, json.dumps(facts, indent=1) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

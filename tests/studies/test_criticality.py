@@ -118,6 +118,16 @@ def test_a_network_without_a_number_is_left_out_of_tau_and_one_beyond_a_float_is
     assert (row["networks"], row["tau_b"]) == (3, -1.0)
 
 
+def test_the_printed_tau_is_also_that_of_the_networks_at_hand() -> None:
+    # VGG11, VGG16, FCN (I): printed errors 8.82, 7.47, 29.83; criticality 2.71, 2.70, 57 (e5); parameters 28, 34, 20 (e6).
+    printed = chatterji2020(2)
+    few = printed.networks.filter(pl.col("network").is_in(["VGG11", "VGG16", "FCN (I)"]))
+    rows = {row["measure"]: row for row in shared.tau_table(measured(few), printed).to_dicts()}
+    assert rows["network_criticality"]["printed_tau_here"] == 1
+    assert rows["number_of_parameters"]["printed_tau_here"] == -1
+    assert rows["number_of_parameters"]["printed_tau"] == 0.11
+
+
 def test_a_column_that_cannot_be_ranked_says_why() -> None:
     row = shared.tau_table(measured(chatterji2020(4).networks.head(1)), None).row(0, named=True)
     assert row["tau_b"] is None
