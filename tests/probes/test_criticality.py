@@ -216,6 +216,19 @@ def test_a_quantised_layer_is_a_row_with_the_reason():
     assert found.summary()["network_criticality"].item() is None
 
 
+def test_a_weight_that_is_computed_from_others_is_a_row_with_the_reason():
+    network = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(2, 3)), nn.Linear(3, 2)).eval()
+    init = {name: torch.zeros_like(tensor) for name, tensor in snapshot(network).items()}
+    inputs = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        labels = network(inputs).argmax(1)
+    study = st.Study(network, init=init, train=(inputs, labels))
+    rows = {row["layer"]: row for row in criticality(study, draws=2).table.to_dicts()}
+    assert rows["0"]["status"] == "unavailable"
+    assert "computes its weight" in rows["0"]["reason"]
+    assert rows["1"]["criticality"] is not None
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

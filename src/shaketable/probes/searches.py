@@ -11,7 +11,7 @@ from shaketable.data import Data
 from shaketable.engine import Decision, Engine, Found, Variant, minimum_ratio, run
 from shaketable.evaluate import Sums
 from shaketable.identity import generator_from
-from shaketable.params import Grouping, Layer, Params
+from shaketable.params import COMPUTED, Grouping, Layer, Params, computes_weight
 from shaketable.probes.moves import Move, Parameters, move_of, moved_layers, stuck
 from shaketable.progress import progress
 from shaketable.study import Study
@@ -44,6 +44,8 @@ def lines_of(
     refused: dict[Line, str] = {}
     for position, layer in moved_layers(study, by, parameters).items():
         move, reason = move_of(study, layer), stuck(study, layer)
+        if any(computes_weight(study.network.get_submodule(path)) for path in layer.modules):
+            reason = COMPUTED  # noise on what it is computed from is no noise on the weight
         if reason:
             refused[Line(position, layer, move, ())] = reason
         else:
