@@ -133,7 +133,7 @@ def _figures(result: Any) -> dict[str, Any]:
         return charts | {"network-criticality": plots.criticality_curve(result.summary())}
     if isinstance(result, Paths):
         return {
-            f"path-{split}-{what}": plots.path_curves(result.table, split, what)  # type: ignore[arg-type]
+            f"path-{split}-{what}": plots.path_curves(result.table, split, what)
             for split in result.splits()
             for what in ("error", "loss")
         }

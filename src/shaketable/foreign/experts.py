@@ -61,7 +61,7 @@ def unstacked(network: nn.Module) -> nn.Module:
 def take_apart(module: nn.Module, name: str) -> None:
     """One parameter [E, ...] of a module as E parameters; in place."""
     parametrize.register_parametrization(module, name, Stack())
-    for part in module.parametrizations.modules():  # type: ignore[union-attr]  # new modules begin in training mode
+    for part in _held(module).modules():  # new modules begin in training mode
         part.training = module.training
 
 
@@ -69,10 +69,10 @@ def take_apart(module: nn.Module, name: str) -> None:
 def put_together(network: nn.Module) -> Iterator[None]:
     """Experts in whole tensors again, for code that sets these; afterwards each expert has its part of what was set."""
     apart = [module for module in network.modules() if _is_apart(module)]
-    kinds, lists = [type(module) for module in apart], [module._modules["parametrizations"] for module in apart]
+    kinds, lists = [type(module) for module in apart], [_held(module) for module in apart]
     # not remove_parametrizations: that changes the class, which copies of the network share
     for module in apart:
-        wholes = {name: getattr(module, name).detach() for name in module.parametrizations}  # type: ignore[union-attr]
+        wholes = {name: getattr(module, name).detach() for name in _held(module)}
         module.__class__ = parametrize.type_before_parametrizations(module)
         del module._modules["parametrizations"]
         for name, whole in wholes.items():
@@ -81,11 +81,13 @@ def put_together(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, kind, held in zip(apart, kinds, lists, strict=True):
-            wholes = {name: module._parameters.pop(name) for name in held}  # type: ignore[union-attr]  # a ModuleDict
+            wholes = {name: module.get_parameter(name) for name in held}
+            for name in wholes:
+                del module._parameters[name]
             module.__class__, module._modules["parametrizations"] = kind, held
             with torch.no_grad():
                 for name, whole in wholes.items():
-                    for part, value in zip(held[name].parameters(), whole, strict=True):  # type: ignore[index]
+                    for part, value in zip(held[name].parameters(), whole, strict=True):
                         part.copy_(value)
 
 
@@ -93,4 +95,11 @@ def _is_apart(module: nn.Module) -> bool:
     """Whether this module's tensors were taken apart."""
     if not parametrize.is_parametrized(module):
         return False
-    return all(isinstance(steps[0], Stack) for steps in module.parametrizations.values())  # type: ignore[union-attr, index]
+    return all(isinstance(next(steps.children()), Stack) for steps in _held(module).values())
+
+
+def _held(module: nn.Module) -> nn.ModuleDict:
+    """What computes a module's tensors from others, by their names."""
+    held = module.get_submodule("parametrizations")
+    assert isinstance(held, nn.ModuleDict)
+    return held

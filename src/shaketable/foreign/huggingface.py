@@ -101,12 +101,12 @@ def from_huggingface(
     return Study(model, test=reader.data(data, "test"), train=reader.data(train, "train"), **arguments)
 
 
-def initialise(model: nn.Module, generator: torch.Generator) -> None:
+def initialise(model: Any, generator: torch.Generator) -> None:
     """Redraw a transformers model in place by its own rule, which draws from torch's global generator (seeded by the caller)."""
     for module in model.modules():
         vars(module).pop("_is_hf_initialized", None)  # left by from_pretrained: "do not touch"
     with put_together(model):
-        model.initialize_weights()  # type: ignore[operator]
+        model.initialize_weights()
 
 
 class _Reader:

@@ -97,7 +97,11 @@ class Searches:
                 advance=advance,
                 remember=remember,
             )
-        return tuple({name: one for (k, name), one in found.items() if k == kind} for kind in ("valley", "final"))  # type: ignore[return-value]
+
+        def of(kind: str) -> dict[str, Found]:
+            return {name: one for (k, name), one in found.items() if k == kind}
+
+        return of("valley"), of("final")
 
     def spread(
         self, points: Mapping[str, tuple[float, float]], moved: Mapping[str, Line]

@@ -3,6 +3,7 @@
 import json
 import platform
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -28,7 +29,7 @@ FIRST, SECTION = 256, 20.0
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(ABC):
     """One table, with what it rests on.
 
     Attributes:
@@ -54,9 +55,9 @@ class Result:
         tables = {self.NAME: self.table, "summary": self.summary()}
         return write_result(Path(folder), self.NAME, tables, {"provenance": self.provenance})
 
+    @abstractmethod
     def summary(self) -> pl.DataFrame:
         """What the table comes to."""
-        raise NotImplementedError
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -74,7 +75,9 @@ class Result:
 
 
 class Kept(Protocol):
-    """A result that a folder keeps."""
+    """A result that a folder keeps: a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def provenance(self) -> dict[str, Any]: ...
@@ -114,7 +117,7 @@ def stored(
             with Cells(folder / "cells.jsonl", name) as cells:
                 found = measure(cells)
             told = found.provenance | {"result": name}
-        result: R = replace(found, provenance=told, **now)  # type: ignore[type-var]  # every one is a dataclass
+        result: R = replace(found, provenance=told, **now)
         result.save(folder)
         (folder / "cells.jsonl").unlink(missing_ok=True)
     return result

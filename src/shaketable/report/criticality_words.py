@@ -94,7 +94,7 @@ def path_paragraphs(result: Paths, split: str) -> list[str]:
     rising = falls.filter(~pl.col("monotone"))
     steps = "falls or stays all the way to the trained weights on every curve"
     if len(rising):
-        names, worst = rising["layer"].to_list(), float(rising["violation"].max())  # type: ignore[arg-type]
+        names, worst = rising["layer"].to_list(), rising.select(pl.col("violation").max()).item()
         steps = f"rises somewhere on the way of {listing(names)}, by at most {percent(worst)}"
     return [
         (

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -70,7 +70,7 @@ def write_report(results: Reported | Iterable[Reported], path: str | Path) -> Pa
 def _sorted(results: Reported | Iterable[Reported]) -> dict[type, Any]:
     """The results by type, in the order of the report."""
     single = isinstance(results, (*PARTS, pl.DataFrame, Bound))
-    given = [results] if single else list(results)  # type: ignore[arg-type]
+    given = [results] if single else list(cast(Iterable[Reported], results))
     found: dict[type, Any] = {}
     bounds = [one for one in given if isinstance(one, Bound)]
     for one in (*(one for one in given if not isinstance(one, Bound)), *([Bounds(tuple(bounds))] if bounds else [])):
