@@ -10,7 +10,7 @@ from scipy.stats import norm
 from torch import nn
 
 import shaketable as st
-from shaketable.bounds import bounds_by_scale, criticality_bound, stochastic, study_bound
+from shaketable.bounds import bounds_by_scale, criticality_bound, stochastic, study_bound, study_corollary_bound
 from shaketable.bounds.stochastic import _posterior
 from shaketable.errors import InputError
 from shaketable.evaluate import evaluate
@@ -198,3 +198,17 @@ def test_a_study_without_init_or_training_data_is_refused():
         study_bound(st.Study(study.network, train=study.train), 1.0, 0.3)
     with pytest.raises(InputError, match="no train data"):
         study_bound(st.Study(study.network, final=study.final, init=study.init), 1.0, 0.3)
+
+
+def test_corollary_3_3_is_no_bound_where_running_statistics_moved_and_its_epsilon_was_searched():
+    network = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    init = st.snapshot(network)
+    final = {name: tensor + 0.1 if tensor.is_floating_point() else tensor + 7 for name, tensor in init.items()}
+    data = (torch.randn(20, 2, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 2)
+    study = st.Study(network, init=init, final=final, train=data)
+    bound = study_corollary_bound(study, 0.95)
+    assert bound.statement().startswith("This is no bound")
+    assert "1.running_mean" in bound.assumptions[-1].how
+    assert bound.chance == 0.5
+    assert any("found by a search" in assumption.how for assumption in bound.assumptions)
+    assert not any("that the caller gave" in assumption.how for assumption in bound.assumptions)

@@ -4,13 +4,10 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from tests.cli.commands import answer, call
-from torch import nn
 
 from shaketable import cli
 from shaketable.measures import MEASURES
-from shaketable.params import snapshot
 from shaketable.study import Study
 
 QUICK = ["--measure", "number_of_parameters", "--measure", "squared_distance_to_init"]
@@ -64,20 +61,6 @@ def test_corollary_3_3_stands_at_the_joint_criticality_and_names_its_conjecture(
     assert corollary["terms"]["error"] == 0.95
     assert corollary["terms"]["complexity"] >= 0
     assert any("a conjecture of the paper" in one["how"] for one in corollary["assumptions"])
-
-
-def test_corollary_3_3_is_no_bound_where_running_statistics_moved_and_its_epsilon_was_searched(tmp_path, monkeypatch):
-    network = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).eval()
-    init = snapshot(network)
-    final = {name: tensor + 0.1 if tensor.is_floating_point() else tensor + 7 for name, tensor in init.items()}
-    data = (torch.randn(20, 2, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 2)
-    study = Study(network, init=init, final=final, train=data)
-    bound = cli.measures._corollary(study, 0.95, 0.05, "module", 0, tmp_path)
-    assert bound.statement().startswith("This is no bound")
-    assert "1.running_mean" in bound.assumptions[-1].how
-    assert bound.chance == 0.5
-    assert any("found by a search" in assumption.how for assumption in bound.assumptions)
-    assert not any("that the caller gave" in assumption.how for assumption in bound.assumptions)
 
 
 def test_one_sigma_is_not_searched_for(trained, capsys):

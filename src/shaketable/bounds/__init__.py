@@ -10,7 +10,7 @@ from shaketable.bounds.criticality import (
 )
 from shaketable.bounds.deterministic import deterministic_bound, perturbation_sigmas, study_deterministic_bound
 from shaketable.bounds.mcallester import error_upper_bound, kl_inverse, mcallester_bound
-from shaketable.bounds.stochastic import bounds_by_scale, study_bound
+from shaketable.bounds.stochastic import bounds_by_scale, study_bound, study_corollary_bound
 
 __all__ = [
     "Assumption",
@@ -27,5 +27,6 @@ __all__ = [
     "prior_indices",
     "prior_sigma",
     "study_bound",
+    "study_corollary_bound",
     "study_deterministic_bound",
 ]

@@ -18,6 +18,17 @@ from shaketable.bounds.bound import (
 from shaketable.bounds.mcallester import expected_error, kl_inverse
 from shaketable.errors import InputError
 
+GIVEN_LAYERS = Assumption(
+    "the layers hold every parameter and running statistic that training moved",
+    "not checked",
+    "numbers of layers that the caller gave",
+)
+GIVEN_ERROR = Assumption(
+    "the expected training error with noise on all layers at once is at most epsilon",
+    "not checked",
+    "a number that the caller gave",
+)
+"""What plain numbers cannot show; functions of a study look."""
 Form = Literal["derived", "printed", "inverse"]
 """The theorem with the constants that its proof gives; as it is printed; or the tightest that the proof contains."""
 PRIOR = "the initial weights, the layers that share a prior"
@@ -222,11 +233,7 @@ def criticality_bound(
         assumptions=(
             *common(PRIOR),
             assumption,
-            Assumption(
-                "the layers hold every parameter and running statistic that training moved",
-                "not checked",
-                "numbers of layers that the caller gave",
-            ),
+            GIVEN_LAYERS,
             *_of_form(form),
         ),
         terms=rows(terms),
@@ -311,16 +318,8 @@ def corollary_bound(
                 "not checked",
                 "a conjecture of the paper; test data can speak against it",
             ),
-            Assumption(
-                "the expected training error with noise on all layers at once is at most epsilon",
-                "not checked",
-                "a number that the caller gave",
-            ),
-            Assumption(
-                "the layers hold every parameter and running statistic that training moved",
-                "not checked",
-                "numbers of layers that the caller gave",
-            ),
+            GIVEN_ERROR,
+            GIVEN_LAYERS,
             *_of_form(form),
         ),
         terms=rows(terms),

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from shaketable.measures import Measure
     from shaketable.study import Study
 
+VERSION = 2
+"""Of the stored tables of measures and bounds."""
+
 
 @app.command(
     name="measures",
@@ -55,7 +58,7 @@ def measures_(
 
     from shaketable.errors import InputError
     from shaketable.measures import MEASURES
-    from shaketable.probes.stored import facts_of, stored, time_taken
+    from shaketable.probes.stored import facts_of, identity_of, stored, time_taken
     from shaketable.report import Measures
 
     started = time.monotonic()
@@ -73,7 +76,7 @@ def measures_(
 
     def identity() -> dict[str, Any]:
         versions = {kind.name: kind.version for kind in chosen}
-        return _identity("measures", study, data) | {"measures": versions, **arguments}
+        return identity_of(study, "measures", VERSION, data, measures=versions, **arguments)
 
     def measured(cells: Any) -> Measures:
         import polars as pl
@@ -148,10 +151,10 @@ def bounds_(
     seed
         Of the noise.
     """
-    from shaketable.bounds import study_bound, study_deterministic_bound
+    from shaketable.bounds import study_bound, study_corollary_bound, study_deterministic_bound
     from shaketable.bounds.bound import check_probability
     from shaketable.errors import InputError
-    from shaketable.probes.stored import facts_of, stored, time_taken
+    from shaketable.probes.stored import facts_of, identity_of, stored, time_taken
     from shaketable.progress import progress
     from shaketable.report import Bounds
     from shaketable.report.results import bound_of, plain
@@ -190,13 +193,18 @@ def bounds_(
             second = partial(study_deterministic_bound, study, margin, alpha, delta)
             found.append(cells.get("theorem B.2", lambda: plain(second())))
         if epsilon is not None:
-            third = partial(_corollary, study, epsilon, delta, by, seed, folder / "bounds" / "searches")
+            where = {"store": folder / "bounds" / "searches", "command": command_typed()}
+            third = partial(study_corollary_bound, study, epsilon, delta, by=by, seed=seed, **where)
             found.append(cells.get("corollary 3.3", lambda: plain(third())))
         facts = facts_of(study, data, **arguments, command=command_typed())
         return Bounds(tuple(map(bound_of, found)), facts | time_taken(started))
 
     result = stored(
-        Bounds, folder / "bounds", lambda: _identity("bounds", study, data) | arguments, measured, command_typed()
+        Bounds,
+        folder / "bounds",
+        lambda: identity_of(study, "bounds", VERSION, data, **arguments),
+        measured,
+        command_typed(),
     )
     report = written(folder, result)
     found = [
@@ -211,50 +219,12 @@ def bounds_(
     finish({"report": str(report), "bounds": found}, [*told, f"report: {report}"], json)
 
 
-def _corollary(study: "Study", epsilon: float, delta: float, by: Grouping, seed: int, store: Path) -> "Bound":
-    """The bound of corollary 3.3 at the joint criticality that a search finds, all parameters moving."""
-    from dataclasses import replace
-
-    from shaketable.bounds import Assumption, corollary_bound
-    from shaketable.bounds.stochastic import everything
-    from shaketable.params import layers
-    from shaketable.probes.joint import joint_criticality
-
-    found = joint_criticality(
-        study, by, epsilon=epsilon, parameters="all", seed=seed, store=store, command=command_typed()
-    )
-    total = found.summary().row(0, named=True)
-    sizes, sigmas = found.table["parameters"].to_list(), found.table["sigma"].to_list()
-    bound = corollary_bound(total["joint_criticality"], epsilon, sizes, sigmas, len(study.data("train")), delta)
-    assumptions = [assumption for assumption in bound.assumptions if "that the caller gave" not in assumption.how]
-    assumptions += [
-        Assumption(
-            "the expected training error with noise on all layers at once is at most epsilon",
-            "not checked",
-            f"found by a search: a mean of {total['error']:.4g} over {total['draws']} draws, whose own error is left out",
-        ),
-        everything(study, layers(study.network, by, study.example_inputs())),
-    ]
-    return replace(bound, assumptions=tuple(assumptions), chance=1 - 1 / study.classes)
-
-
 def _within(option: str, value: float) -> None:
     """One error for a number outside of [0, 1]."""
     from shaketable.errors import InputError
 
     if not 0 <= value <= 1:
         raise InputError(f"{option} {value:g}: give a number from 0 to 1.")
-
-
-def _identity(kind: str, study: "Study", data: dict[str, Any]) -> dict[str, Any]:
-    """What the numbers are the numbers of."""
-    return {
-        "probe": kind,
-        "version": 2,
-        "forward": study.forward_fingerprint,
-        "weights": study.weights_fingerprint,
-        "data": {split: one.fingerprint() for split, one in data.items()},
-    }
 
 
 def _row(study: "Study", kind: "Measure", arguments: dict[str, Any]) -> dict[str, Any]:

@@ -3,21 +3,21 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import polars as pl
 
 from shaketable.data import Data
-from shaketable.engine import Decision, Engine, Found, Level, Precision
+from shaketable.engine import Engine, Found, Level, Precision
 from shaketable.engine.decisions import check_failure
 from shaketable.errors import InputError, RunError
 from shaketable.params import Grouping
 from shaketable.probes.cells import Cell, Cells
 from shaketable.probes.moves import Parameters
-from shaketable.probes.searches import Line, Searches, lines_of
-from shaketable.probes.stored import Result, check_whole, facts_of, stored, time_taken
+from shaketable.probes.searches import Line, Searches, kept_answers, lines_of
+from shaketable.probes.stored import Result, check_whole, facts_of, identity_of, stored, time_taken
 from shaketable.study import Study
 
 Threshold = Literal["absolute", "increase", "ratio"]
@@ -219,15 +219,8 @@ def criticality(
     }
 
     def identity() -> dict[str, Any]:
-        return {
-            "probe": "criticality",
-            "version": VERSION,
-            "forward": study.forward_fingerprint,
-            "weights": study.weights_fingerprint,
-            "data": data.fingerprint(),
-            "layers": [[line.layer.name, line.layer.params] for line in (*lines, *refused)],
-            **arguments,
-        }
+        found = [[line.layer.name, line.layer.params] for line in (*lines, *refused)]
+        return identity_of(study, "criticality", VERSION, {split: data}, layers=found, **arguments)
 
     def measured(cells: Cells) -> Criticality:
         clean = _clean(cells, engine, data, quantity)
@@ -251,12 +244,7 @@ def _rows(
     """The rows of one bound."""
     moved = {line.layer.name: line for line in lines if line.move.distance}
 
-    def remember(number: int, ask: Callable[[], list[Decision]]) -> list[Decision]:
-        key = f"epsilon {epsilon} round {number}"
-        kept = cells.get(key, lambda: {"decisions": [vars(decision) for decision in ask()]})
-        return [Decision(**decision) for decision in kept["decisions"]]
-
-    valley, final = searches.found(list(moved.values()), remember)
+    valley, final = searches.found(list(moved.values()), kept_answers(cells, f"epsilon {epsilon}"))
     spread = {}
     for kind, found in (("valley", valley), ("final", final)):
         points = {name: (one.point[0], one.point[1]) for name, one in found.items() if one.point is not None}

@@ -21,8 +21,8 @@ from shaketable.params import Grouping
 from shaketable.probes.cells import Cell, Cells
 from shaketable.probes.criticality import ALPHAS, SIGMAS, Criticality, Threshold, criticality
 from shaketable.probes.moves import Parameters
-from shaketable.probes.searches import Line, lines_of
-from shaketable.probes.stored import Result, check_whole, facts_of, stored, time_taken
+from shaketable.probes.searches import Line, kept_answers, lines_of
+from shaketable.probes.stored import Result, check_whole, facts_of, identity_of, stored, time_taken
 from shaketable.progress import progress
 from shaketable.study import Study
 
@@ -157,8 +157,7 @@ def joint_criticality(
 
     def identity() -> dict[str, Any]:
         layers = [[line.layer.name, line.layer.params] for line in lines]
-        names = {"forward": study.forward_fingerprint, "weights": study.weights_fingerprint, "layers": layers}
-        return {"probe": "joint criticality", "version": VERSION, "data": data.fingerprint(), **names, **told}
+        return identity_of(study, "joint criticality", VERSION, {split: data}, layers=layers, **told)
 
     def measured(cells: Cells) -> JointCriticality:
         engine = Engine(study.network, study.final, **how)  # pyright: ignore[reportArgumentType]
@@ -253,11 +252,6 @@ class _Joint:
 
     def _run(self, key: str, search: Search, at: Callable[[float, float], Setting]) -> Found:
         """One search over settings."""
-
-        def remember(number: int, ask: Callable[[], list[Decision]]) -> list[Decision]:
-            kept = self.cells.get(f"{key} round {number}", lambda: {"decisions": [vars(one) for one in ask()]})
-            return [Decision(**decision) for decision in kept["decisions"]]
-
         self.searched += 1
         searches = {key: (search, lambda point: self._variants(at(point[0], point[1])))}
         found = run(
@@ -268,7 +262,7 @@ class _Joint:
             failure=share(self.failure, self.searched),
             exact=self.exact,
             seed=seed_from(self.seed, key),
-            remember=remember,
+            remember=kept_answers(self.cells, key),
         )[key]
         self.decisions += found.decisions
         return found

@@ -26,6 +26,7 @@ from shaketable.probes.stored import (
     check_whole,
     data_of,
     facts_of,
+    identity_of,
     numbers_of,
     stored,
     sums_in_sections,
@@ -281,14 +282,9 @@ class _Plan:
         reestimates = {}
         if self.statistics == "reestimate":
             reestimates = {"reestimate": [self.statistics_batches, study.data("train").fingerprint()]}
-        return reestimates | {
-            "probe": "joint robustness",
-            "version": VERSION,
-            "forward": study.forward_fingerprint,
-            "weights": study.weights_fingerprint,
+        what = reestimates | {
             "checkpoints": {epoch: fingerprint(study.checkpoint(epoch)) for epoch in self.epochs},
             "final_epoch": study.final_epoch,
-            "data": {split: data.fingerprint() for split, data in self.data.items()},
             "layers": [[layer.name, layer.params, layer.buffers] for layer in self.layers],
             "groups": {name: [layer.name for layer in group] for name, group in self.groups.items()},
             "draws": self.draws,
@@ -297,6 +293,7 @@ class _Plan:
             "statistics": self.statistics,
             "seed": self.seed,
         }
+        return identity_of(study, "joint robustness", VERSION, self.data, **what)
 
     def measure(self, cells: Cells) -> list[Cell]:
         """All rows of the table."""

@@ -19,7 +19,7 @@ from shaketable.params import Grouping, Layer, layers
 from shaketable.perturb import Statistics
 from shaketable.probes.cells import Cell, Cells
 from shaketable.probes.joint_robustness import HOWS, Change, How, changes, check_statistics
-from shaketable.probes.stored import Result, check_whole, facts_of, stored, time_taken
+from shaketable.probes.stored import Result, check_whole, facts_of, identity_of, stored, time_taken
 from shaketable.progress import progress
 from shaketable.study import Study
 
@@ -205,8 +205,7 @@ def largest_set(
 
     def identity() -> dict[str, Any]:
         changed = [[fingerprint(one[layer.name].tensors or {}) for layer in chosen] for one in made]
-        names = {"forward": study.forward_fingerprint, "weights": study.weights_fingerprint, "changes": changed}
-        return {"probe": "layer sets", "version": VERSION, "data": data.fingerprint(), **names, **asked}
+        return identity_of(study, "layer sets", VERSION, {split: data}, changes=changed, **asked)
 
     def measure(cells: Cells) -> LayerSets:
         tensors = [[one[layer.name].tensors or {} for layer in chosen] for one in made]

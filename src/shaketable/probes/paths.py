@@ -17,7 +17,16 @@ from shaketable.errors import InputError
 from shaketable.params import Grouping, Layer
 from shaketable.probes.cells import Cell, Cells
 from shaketable.probes.moves import ALL_LAYERS, Move, Parameters, grid, move_of, move_of_all, moved_layers, stuck
-from shaketable.probes.stored import Result, data_of, facts_of, numbers_of, stored, sums_in_sections, time_taken
+from shaketable.probes.stored import (
+    Result,
+    data_of,
+    facts_of,
+    identity_of,
+    numbers_of,
+    stored,
+    sums_in_sections,
+    time_taken,
+)
 from shaketable.progress import progress
 from shaketable.study import Study
 
@@ -190,17 +199,9 @@ class _Plan:
 
     def identity(self) -> dict[str, Any]:
         """What the numbers are the numbers of, as plain values."""
-        return {
-            "probe": "path",
-            "version": VERSION,
-            "forward": self.study.forward_fingerprint,
-            "weights": self.study.weights_fingerprint,
-            "data": {split: data.fingerprint() for split, data in self.data.items()},
-            "layers": [[position, one.name, one.params, one.buffers] for position, one in self.layers.items()],
-            "alphas": self.alphas,
-            "together": self.together,
-            "statistics": self.statistics,
-        }
+        what = {"alphas": self.alphas, "together": self.together, "statistics": self.statistics}
+        found = [[position, one.name, one.params, one.buffers] for position, one in self.layers.items()]
+        return identity_of(self.study, "path", VERSION, self.data, layers=found, **what)
 
     def rows(self, cells: Cells) -> list[Cell]:
         """All rows of the table."""

@@ -23,7 +23,16 @@ from shaketable.probes.cells import Cell, Cells
 from shaketable.probes.distances import distance_rows
 from shaketable.probes.distances import table as distance_table
 from shaketable.probes.result import FULL_MODEL, SCHEMA, Robustness
-from shaketable.probes.stored import data_of, facts_of, numbers_of, status_of, stored, sums_in_sections, time_taken
+from shaketable.probes.stored import (
+    data_of,
+    facts_of,
+    identity_of,
+    numbers_of,
+    status_of,
+    stored,
+    sums_in_sections,
+    time_taken,
+)
 from shaketable.progress import progress
 from shaketable.study import Study
 
@@ -167,14 +176,9 @@ class _Plan:
         study, reestimates = self.study, {}
         if self.statistics == "reestimate":
             reestimates = {"reestimate": [self.statistics_batches, study.data("train").fingerprint()]}
-        return reestimates | {
-            "probe": "robustness",
-            "version": VERSION,
-            "forward": study.forward_fingerprint,
-            "weights": study.weights_fingerprint,
+        what = reestimates | {
             "checkpoints": {epoch: fingerprint(study.checkpoint(epoch)) for epoch in self.epochs},
             "final_epoch": study.final_epoch,
-            "data": {split: data.fingerprint() for split, data in self.data.items()},
             "layers": [[layer.name, layer.params, layer.buffers] for layer in self.layers],
             "draws": self.draws,
             "first_draw": fingerprint(self.fresh(0)[0]) if self.draws else None,
@@ -182,6 +186,7 @@ class _Plan:
             "precision": self.precision,
             "seed": self.seed,
         }
+        return identity_of(study, "robustness", VERSION, self.data, **what)
 
     def fresh(self, draw: int) -> tuple[dict[str, Tensor], dict[str, str]]:
         """One fresh draw of the whole network; more draws keep the earlier ones."""

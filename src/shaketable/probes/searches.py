@@ -9,13 +9,16 @@ import torch
 
 from shaketable.data import Data
 from shaketable.engine import Decision, Engine, Found, Variant, minimum_ratio, run
+from shaketable.engine.search import Answers
 from shaketable.evaluate import Sums
 from shaketable.identity import generator_from
 from shaketable.params import COMPUTED, Grouping, Layer, Params, computes_weight
+from shaketable.probes.cells import Cells
 from shaketable.probes.moves import Move, Parameters, move_of, moved_layers, stuck
 from shaketable.progress import progress
 from shaketable.study import Study
 
+Remember = Callable[[int, Answers], list[Decision]]
 PROBED = 512
 """Examples on which the spread over draws is measured for the standard error."""
 WIDE = 1.25
@@ -34,6 +37,16 @@ class Line:
     def variants(self, alpha: float, sigma: float) -> list[Variant]:
         """One variant a draw: (1 - alpha) init + alpha final + sigma noise."""
         return [self.move.at(alpha, sigma, noise) for noise in self.noise]
+
+
+def kept_answers(cells: Cells, key: str) -> Remember:
+    """The answers of each round of the searches of a name: those of an earlier run, or those given and kept now."""
+
+    def remember(number: int, ask: Answers) -> list[Decision]:
+        kept = cells.get(f"{key} round {number}", lambda: {"decisions": [vars(decision) for decision in ask()]})
+        return [Decision(**decision) for decision in kept["decisions"]]
+
+    return remember
 
 
 def lines_of(
@@ -74,9 +87,7 @@ class Searches:
     exact: bool
     seed: int
 
-    def found(
-        self, moved: Sequence[Line], remember: Callable[[int, Callable[[], list[Decision]]], list[Decision]]
-    ) -> tuple[dict[str, Found], dict[str, Found]]:
+    def found(self, moved: Sequence[Line], remember: Remember) -> tuple[dict[str, Found], dict[str, Found]]:
         """What the searches of each layer found, by its name: over all alphas, and at alpha = 1."""
         searches = {}
         for line in moved:

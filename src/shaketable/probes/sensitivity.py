@@ -24,6 +24,7 @@ from shaketable.probes.stored import (
     check_whole,
     data_of,
     facts_of,
+    identity_of,
     numbers_of,
     stored,
     sums_in_sections,
@@ -219,18 +220,9 @@ class _Plan:
 
     def identity(self) -> dict[str, Any]:
         """What the numbers are the numbers of, as plain values."""
-        return {
-            "probe": "sensitivity",
-            "version": VERSION,
-            "forward": self.study.forward_fingerprint,
-            "weights": self.study.weights_fingerprint,
-            "data": {split: data.fingerprint() for split, data in self.data.items()},
-            "layers": [[layer.name, layer.params, layer.buffers] for layer in self.layers],
-            "noise": self.noise,
-            "pruning": self.pruning,
-            "draws": self.draws,
-            "seed": self.seed,
-        }
+        what = {"noise": self.noise, "pruning": self.pruning, "draws": self.draws, "seed": self.seed}
+        found = [[layer.name, layer.params, layer.buffers] for layer in self.layers]
+        return identity_of(self.study, "sensitivity", VERSION, self.data, layers=found, **what)
 
     def measure(self, cells: Cells) -> list[Cell]:
         """All rows of the table."""

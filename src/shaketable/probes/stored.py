@@ -210,6 +210,18 @@ def facts_of(study: Study, data: Mapping[str, Data], **arguments: Any) -> dict[s
     }
 
 
+def identity_of(study: Study, probe: str, version: int, data: Mapping[str, Data], **what: Any) -> dict[str, Any]:
+    """What the numbers of a probe are the numbers of, as plain values: the network, its weights, the data, and all that decides."""
+    return {
+        "probe": probe,
+        "version": version,
+        "forward": study.forward_fingerprint,
+        "weights": study.weights_fingerprint,
+        "data": {split: one.fingerprint() for split, one in data.items()},
+        **what,
+    }
+
+
 def time_taken(started: float) -> dict[str, Any]:
     """When a result was made, and how long it took."""
     now = datetime.now(UTC).isoformat(timespec="seconds")

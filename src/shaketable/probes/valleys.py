@@ -27,6 +27,7 @@ from shaketable.probes.stored import (
     check_whole,
     data_of,
     facts_of,
+    identity_of,
     numbers_of,
     stored,
     sums_in_sections,
@@ -257,19 +258,10 @@ class _Plan:
 
     def identity(self) -> dict[str, Any]:
         """What the numbers are the numbers of, as plain values."""
-        return {
-            "probe": "valley",
-            "version": VERSION,
-            "forward": self.study.forward_fingerprint,
-            "weights": self.study.weights_fingerprint,
-            "data": {self.split: self.data.fingerprint()},
-            "layers": [[position, one.name, one.params] for position, one in self.layers.items()],
-            "alphas": self.alphas,
-            "sigmas": self.sigmas,
-            "draws": self.draws,
-            "antithetic": self.antithetic,
-            "seed": self.seed,
-        }
+        what = {"alphas": self.alphas, "sigmas": self.sigmas, "draws": self.draws, "antithetic": self.antithetic}
+        found = [[position, one.name, one.params] for position, one in self.layers.items()]
+        data = {self.split: self.data}
+        return identity_of(self.study, "valley", VERSION, data, layers=found, seed=self.seed, **what)
 
     def rows(self, cells: Cells) -> list[Cell]:
         """All rows of the table."""
