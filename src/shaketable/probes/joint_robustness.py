@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import polars as pl
-import torch
 from torch import Tensor
 
 from shaketable.data import Data
 from shaketable.engine import Engine, Level, Variant
-from shaketable.engine.memory import free_memory
 from shaketable.errors import InputError
 from shaketable.identity import fingerprint, seed_from
 from shaketable.params import Grouping, Layer, layers
@@ -24,10 +22,11 @@ from shaketable.probes.schemes import Groups, layer_groups
 from shaketable.probes.stored import (
     Result,
     check_whole,
+    compared,
     data_of,
     facts_of,
     identity_of,
-    numbers_of,
+    in_memory,
     stored,
     sums_in_sections,
     time_taken,
@@ -158,6 +157,7 @@ def joint_robustness(
         :func:`shaketable.probes.schemes.scheme_group` for what the paper leaves open about the groups.
 
     Example:
+        >>> import torch
         >>> network = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(2, 2, bias=False)).eval()
         >>> eye = torch.eye(2)
         >>> study = Study(network, final={"0.weight": eye, "1.weight": eye}, init={"0.weight": -eye, "1.weight": -eye},
@@ -300,10 +300,7 @@ class _Plan:
         sources: list[tuple[How, int]] = [("reinitialise", epoch) for epoch in self.epochs]
         sources.extend(("rerandomise", draw) for draw in range(self.draws))
         sources.extend([("remove", 0)] if self.remove else [])
-        size = sum(tensor.numel() * tensor.element_size() for tensor in self.study.final.values())
-        together = max(1, free_memory(torch.device("cpu")) // 4 // size)
-        parts = [sources[start : start + together] for start in range(0, len(sources), together)] or [[]]
-        rows, baselines = [], {}
+        parts, rows, baselines = in_memory(sources, self.study), [], {}
         if self.study.init is None:
             missing = Change(None, NO_INIT)
             for name in self.groups:
@@ -321,7 +318,7 @@ class _Plan:
                     found = sums_in_sections(cells, [split, part], self.engine, variants, data, advance)
                     baseline = baselines.setdefault(split, found[0])
                     for (what, _), sums in zip(jobs, found[1:], strict=True):
-                        rows.append(what | {"split": split} | _numbers(sums, baseline))
+                        rows.append(what | {"split": split} | compared(sums, baseline))
         return rows
 
     def _jobs(self, how: How, number: int) -> tuple[list[tuple[Cell, Variant]], list[Cell]]:
@@ -366,10 +363,3 @@ class _Plan:
 def _unavailable(split: str, change: Change) -> Cell:
     """What a row says that could not be computed."""
     return {"split": split, "status": "unavailable", "reason": change.reason}
-
-
-def _numbers(sums: Cell, baseline: Cell) -> Cell:
-    """The numbers of a row from the sums of a variant and of the final network."""
-    numbers = numbers_of(sums)
-    drop = (sums["errors"] - baseline["errors"]) / sums["examples"]
-    return numbers | {"accuracy": 1 - numbers["error"], "accuracy_drop": drop}

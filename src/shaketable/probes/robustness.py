@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
-import torch
 from torch import Tensor
 
 from shaketable.data import Data
 from shaketable.engine import Engine, Level, Variant, errors
-from shaketable.engine.memory import free_memory
 from shaketable.engine.questions import check_precision
 from shaketable.errors import InputError
 from shaketable.identity import fingerprint, seed_from
@@ -24,10 +22,11 @@ from shaketable.probes.distances import distance_rows
 from shaketable.probes.distances import table as distance_table
 from shaketable.probes.result import FULL_MODEL, SCHEMA, Robustness
 from shaketable.probes.stored import (
+    compared,
     data_of,
     facts_of,
     identity_of,
-    numbers_of,
+    in_memory,
     status_of,
     stored,
     sums_in_sections,
@@ -104,6 +103,7 @@ def robustness(
         of batch norm is not said there. The accuracy drop is our addition; the paper shows test error.
 
     Example:
+        >>> import torch
         >>> network = torch.nn.Linear(2, 2, bias=False).eval()
         >>> study = Study(network, final={"weight": torch.eye(2)}, init={"weight": -torch.eye(2)},
         ...               test=(torch.eye(2), [0, 1]))
@@ -197,9 +197,7 @@ class _Plan:
         """All rows of the table, and all rows of distances."""
         study, rows, distance = self.study, [], []
         sources = [("checkpoint", epoch) for epoch in self.epochs] + [("draw", draw) for draw in range(self.draws)]
-        size = sum(tensor.numel() * tensor.element_size() for tensor in study.final.values())
-        together = max(1, free_memory(torch.device("cpu")) // 4 // size)
-        groups = [sources[start : start + together] for start in range(0, len(sources), together)] or [[]]
+        groups = in_memory(sources, study)
         final = self._row(None, "none", study.final_epoch)
         baselines: dict[str, Cell] = {}
         examples = sum(map(len, self.data.values()))
@@ -336,11 +334,5 @@ def _numbers(sums: Cell, baseline: Cell) -> Cell:
         drop = sums["error"] - baseline["error"]
         accuracy = {"accuracy": 1 - sums["error"], "accuracy_drop": drop}
         return {"examples": sums["examples"], **ends, **accuracy} | status_of(sums)
-    numbers = numbers_of(sums)
-    error = numbers["error"]
-    return numbers | {
-        "error_low": error,
-        "error_high": error,
-        "accuracy": 1 - error,
-        "accuracy_drop": (sums["errors"] - baseline["errors"]) / sums["examples"],
-    }
+    numbers = compared(sums, baseline)
+    return numbers | {"error_low": numbers["error"], "error_high": numbers["error"]}

@@ -22,10 +22,10 @@ from shaketable.probes.result import FULL_MODEL
 from shaketable.probes.stored import (
     Result,
     check_whole,
+    compared,
     data_of,
     facts_of,
     identity_of,
-    numbers_of,
     stored,
     sums_in_sections,
     time_taken,
@@ -247,10 +247,7 @@ class _Plan:
                     found = sums_in_sections(cells, key, self.engine, variants, data, done) if jobs else []
                     for (what, _), sums in zip(jobs, found, strict=True):
                         baseline = baselines.setdefault(split, sums)
-                        drop = (sums["errors"] - baseline["errors"]) / sums["examples"]
-                        numbers = numbers_of(sums)
-                        numbers |= {"accuracy": 1 - numbers["error"], "accuracy_drop": drop}
-                        rows.append(what | {"split": split} | numbers)
+                        rows.append(what | {"split": split} | compared(sums, baseline))
         return rows
 
     def _groups(self) -> Iterator[list[Layer]]:

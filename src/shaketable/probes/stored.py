@@ -17,6 +17,7 @@ import torch
 from shaketable import __version__
 from shaketable.data import Data
 from shaketable.engine import Engine, Variant
+from shaketable.engine.memory import free_memory
 from shaketable.errors import InputError
 from shaketable.evaluate import Sums, checked
 from shaketable.files import locked, write_atomically, write_text
@@ -87,6 +88,7 @@ class Kept(Protocol):
 
 
 R = TypeVar("R", bound=Kept)
+T = TypeVar("T")
 
 
 def stored(
@@ -164,6 +166,20 @@ def numbers_of(sums: Cell) -> Cell:
         "status": "ok",
     }
     return numbers | status_of(sums)
+
+
+def compared(sums: Cell, baseline: Cell) -> Cell:
+    """The numbers of a row from the sums of a variant and of the final network: accuracy, and how far it fell, too."""
+    drop = (sums["errors"] - baseline["errors"]) / sums["examples"]
+    numbers = numbers_of(sums)
+    return numbers | {"accuracy": 1 - numbers["error"], "accuracy_drop": drop}
+
+
+def in_memory(sources: Sequence[T], study: Study) -> list[list[T]]:
+    """Sources of whole sets of weights, as many together as fit into a quarter of the free memory, at least one."""
+    size = sum(tensor.numel() * tensor.element_size() for tensor in study.final.values())
+    together = max(1, free_memory(torch.device("cpu")) // 4 // size)
+    return [list(sources[start : start + together]) for start in range(0, len(sources), together)] or [[]]
 
 
 def status_of(sums: Cell) -> Cell:
