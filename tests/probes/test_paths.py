@@ -366,3 +366,11 @@ def test_the_path_of_a_down_sampling_convolution_and_of_a_block_s_weights_is_tha
             errors, loss = in_float64(made.network, mixed, split.inputs, split.labels)
             assert row["errors"] == errors
             assert row["loss"] == pytest.approx(loss, rel=2e-5)
+
+
+def test_the_figure_has_a_curve_for_each_layer_of_the_split_that_was_measured():
+    result = path(study(), alphas=2, splits=["train"])
+    (rows,) = result.plot().to_dict()["datasets"].values()
+    assert {row["layer"] for row in rows} == set(result.table["layer"])
+    with pytest.raises(InputError, match="train"):
+        result.plot(split="test")

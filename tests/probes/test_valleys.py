@@ -382,3 +382,9 @@ def test_without_init_or_data_there_is_one_sentence_that_says_what_to_give():
         valley(study(train=None), "0")
     with pytest.raises(InputError, match="use 'sigma' or 'norm'"):
         valley(study(), "0", alphas=[1], sigmas=[0]).surface("size")
+
+
+def test_the_figure_has_a_cell_for_each_point_of_the_surface():
+    result = valley(study(), "0", **GRID)
+    (rows,) = result.plot().to_dict()["datasets"].values()
+    assert len(rows) == len(result.surface())

@@ -20,7 +20,7 @@ class Cells:
 
     def __init__(self, path: Path | None, identity: str) -> None:
         self._found: dict[str, Cell] = {}
-        self._path, self._file = path, None
+        self._file = None
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._read(path, identity)

@@ -93,6 +93,12 @@ class Paths(Result):
                 rows.append(dict(zip(SUMMARY, (*keys, quantity))) | rise | {"monotone": monotone})
         return pl.DataFrame(rows, schema=SUMMARY).sort("position", maintain_order=True)
 
+    def plot(self, **arguments: Any) -> Any:
+        """Curves over alpha of the first split, as in figure 4; see :func:`shaketable.plots.path_curves`."""
+        from shaketable.plots import path_curves
+
+        return path_curves(self.table, **{"split": self.splits()[0], **arguments})
+
 
 def path(
     study: Study,

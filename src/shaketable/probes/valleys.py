@@ -134,6 +134,12 @@ class Valley(Result):
         )
         return found.select(SURFACE).sort("position", "split", "alpha", "y", maintain_order=True)
 
+    def plot(self, **arguments: Any) -> Any:
+        """The loss over alpha and the signed noise, as in figure 1 from above; see :func:`shaketable.plots.valley_surface`."""
+        from shaketable.plots import valley_surface
+
+        return valley_surface(self.surface(), **arguments)
+
 
 def valley(
     study: Study,
