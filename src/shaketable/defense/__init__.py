@@ -1,0 +1,14 @@
+"""Randomised classifiers, and attacks on them. No defense: see docs/defense.md."""
+
+from shaketable.defense.attacks import adversarial_examples, attack_summary, attack_table
+from shaketable.defense.classifier import Normalised, RandomisedClassifier, pixels, randomised_accuracy
+
+__all__ = [
+    "Normalised",
+    "RandomisedClassifier",
+    "adversarial_examples",
+    "attack_summary",
+    "attack_table",
+    "pixels",
+    "randomised_accuracy",
+]
