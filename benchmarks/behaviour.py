@@ -21,7 +21,7 @@ from benchmarks.common import Options, Row, first, machine, say, timed
 from benchmarks.setups import straight, table
 from shaketable.data import Data
 from shaketable.engine import Engine, Variant
-from shaketable.engine.levels import bfloat16_gain
+from shaketable.engine.compare import bfloat16_gain
 from shaketable.params import Layer
 
 PEAK_GOALS = {torch.float32: 0.8, torch.bfloat16: 0.45}

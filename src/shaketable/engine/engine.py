@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from shaketable.data import Data
-from shaketable.engine.levels import LEVELS, PRECISIONS, Batch, Level, Levels, Names, Precision, Worker, log
+from shaketable.engine.batch import Batch
+from shaketable.engine.levels import LEVELS, PRECISIONS, Level, Levels, Names, Precision, Worker, log
 from shaketable.engine.memory import budget, is_out_of_memory
 from shaketable.engine.variants import Variant, check, names_of
 from shaketable.errors import InputError

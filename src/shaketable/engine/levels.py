@@ -2,21 +2,19 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from statistics import median
 from threading import Lock
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from shaketable.engine.compare import ROUNDING, bfloat16_gain, clocked, close, margin_error, near_ties, same
 from shaketable.engine.memory import is_out_of_memory
 from shaketable.engine.replay import Half, Replay, halved
 from shaketable.engine.replica import Unsuitable
-from shaketable.engine.variants import Combination, Variant, shares_terms, tensors_of_variant
+from shaketable.engine.variants import Variant, tensors_of_variant
 from shaketable.errors import RunError
 from shaketable.forward import Inputs, evaluation_mode, forward, map_inputs, tensors_of
 from shaketable.params import Params
@@ -30,8 +28,6 @@ Precision = Literal["auto", "float32", "bfloat16"]
 PRECISIONS = ("auto", "float32", "bfloat16")
 Names = frozenset[str]
 BASE: Names = frozenset()
-ROUNDING = 5e-5
-"""Error of a margin, relative to the largest logit, within which an inexact level's decision is left to the loop."""
 SAFETY = 4.0
 """How many times the largest error of a margin in bfloat16, over all layers, is taken as its bound: an empirical one."""
 FOLDED, SHORT = 4, 3e-3
@@ -114,7 +110,7 @@ class Levels:
         new = {names: indices for names, indices in by_layer.items() if names and names not in self.routes}
         shapes = [tuple(tensor.shape[1:]) for tensor in tensors_of(inputs).values()]
         if self.replays and shapes != self._shapes:
-            self._weigh(_made(self.workers[0].replay), inputs)
+            self._weigh(made(self.workers[0].replay), inputs)
         self._shapes = shapes
         if not new and not self.routes and self.asked != "loop":
             self.choice = "level loop: nothing but the base was asked for"
@@ -190,7 +186,7 @@ class Levels:
         if not layers:
             return
         picks = {names: self._telling(variants, by_layer[names]) for names in layers}
-        replay = _made(self.workers[0].replay)
+        replay = made(self.workers[0].replay)
         truth, slow = {BASE: replay.base(inputs)}, {}
         for names, variant in picks.items():
             slow[names], truth[names] = clocked(lambda variant=variant: replay.logits(variant), self.device)
@@ -261,7 +257,7 @@ class Levels:
         self._largest[kind] = max(self._largest.get(kind, 0.0), largest)
         bound = max(SAFETY * self._largest[kind], ROUNDING)
         if kind == "low":
-            _made(self.workers[0].fused).base(inputs)
+            made(self.workers[0].fused).base(inputs)
         for names in right:
             taken = fast[names] + self._again(kind, names, picks[names], inputs, near_ties(found[names], bound))
             if self.precision == "bfloat16" or taken < slow[names]:
@@ -276,12 +272,12 @@ class Levels:
         rows, worker = near.nonzero().flatten(), self.workers[0]
         if not len(rows):
             return 0.0
-        if kind == "low" and self.routes[names] == "fused" and (graph := _made(worker.fused)).picks:
+        if kind == "low" and self.routes[names] == "fused" and (graph := made(worker.fused)).picks:
             graph.logits(variant, rows=rows)  # kernels for so few rows are chosen
             return clocked(lambda: graph.logits(variant, rows=rows), self.device)[0]
         some = map_inputs(lambda tensor: tensor[rows], inputs)
         try:
-            return clocked(lambda: _made(worker.replay).whole(variant, some), self.device)[0]
+            return clocked(lambda: made(worker.replay).whole(variant, some), self.device)[0]
         except Unsuitable:
             return clocked(lambda: self.looped(variant, some), self.device)[0]
 
@@ -310,7 +306,7 @@ class Levels:
         if kind == "half":
             buffers = dict(self.network.named_buffers())  # those too that are in no checkpoint
             low = {name: halved(tensor) for name, tensor in {**buffers, **self.params}.items()}
-            keep_inplace = _made(self.workers[0].replay).keep_inplace
+            keep_inplace = made(self.workers[0].replay).keep_inplace
             return [Half(self.network, low, keep_inplace) for _ in self.workers]
         from shaketable.engine.fused import Fused
 
@@ -329,7 +325,7 @@ class Levels:
         ]  # fmt: skip
         if not small or self.asked not in ("auto", "vmap"):
             return
-        level, chosen = _made(self.workers[0].replay), []
+        level, chosen = made(self.workers[0].replay), []
         level.base(inputs)
         for names, some in small:
             self._folded.add(names)
@@ -409,167 +405,13 @@ class Levels:
         return [self.device] if self.device.type == "cuda" else []
 
 
-class Batch:
-    """One batch of examples in the hands of one worker: what the levels give, or from where one fails the loop."""
-
-    def __init__(
-        self, levels: Levels, worker: Worker, inputs: Inputs, layers: Sequence[Names], decisions: bool
-    ) -> None:
-        self._levels, self._worker, self._inputs, self._decisions = levels, worker, inputs, decisions
-        self._base: dict[str, Tensor | None] = {}
-        self._used = {self._route(names) for names in layers if names}
-
-    def base(self) -> Tensor:
-        """Logits of the base network."""
-        if self._used == {"fused"} and (fused := self._ready("fused")) is not None:
-            return self._settled(fused, {}, BASE, ROUNDING)
-        exact = self._ready("replay")
-        return self._levels.looped({}, self._inputs) if exact is None else exact
-
-    def logits(self, variants: Sequence[Variant], names: Names, together: int) -> Iterator[Tensor]:
-        """Logits of variants of one layer, one after another; vmap takes ``together`` of them at a time."""
-        route = self._route(names)
-        if route in ("fused", "half", "low") and self._ready(route) is None:
-            route = "replay"
-        step, few = together if route == "vmap" else 1, not shares_terms(variants)
-        for start in range(0, len(variants), step):
-            some = variants[start : start + step]
-            if few:
-                some = [tensors_of_variant(variant) for variant in some]
-            found = self._several(some, route)
-            for number, variant in enumerate(some):
-                if found is None:  # what replay's copy of the modules does not carry, no copy does
-                    yield self._levels.looped(variant, self._inputs)
-                elif route == "replay" and not isinstance(variant, Combination):
-                    yield found[number]
-                else:
-                    bound = self._levels.low[names][1] if route in ("half", "low") else ROUNDING
-                    yield self._settled(found[number], variant, names, bound)
-
-    def _ready(self, route: str) -> Tensor | None:
-        """Base logits of a level on this batch, recorded when they are first needed; None if it is not there, or failed."""
-        name = route if route in ("fused", "half", "low") else "replay"
-        level = getattr(self._worker, name)
-        if name not in self._base:
-            self._base[name] = None if level is None else self._attempt(name, lambda: level.base(self._inputs))
-        return self._base[name]
-
-    def _route(self, names: Names) -> str:
-        low = self._levels.low.get(names) if self._decisions else None
-        return low[0] if low else self._levels.routes[names]
-
-    def _several(self, some: Sequence[Variant], route: str) -> Tensor | None:
-        """Logits [V, N, ...] of some variants by a level, None for the loop."""
-        worker = self._worker
-        if route == "loop" or self._ready(route) is None:
-            return None
-        if route == "vmap":
-            return self._attempt("replay", lambda: _made(worker.replay).many(some))
-        if route == "replay":
-            return self._attempt("replay", lambda: _made(worker.replay).logits(some[0]).unsqueeze(0))
-        if route == "half":
-            return self._attempt("half", lambda: _made(worker.half).logits(some[0]).unsqueeze(0))
-        level = worker.fused if route == "fused" else worker.low
-        terms = some[0].terms if isinstance(some[0], Combination) else ()
-        return self._attempt(route, lambda: _made(level).logits(tensors_of_variant(some[0]), terms).unsqueeze(0))
-
-    def _settled(self, logits: Tensor, variant: Variant, names: Names, tolerance: float) -> Tensor:
-        """Logits that are off by a little, those of examples near a tie replaced by the loop's, or by decisions that are."""
-        near = near_ties(logits, tolerance).nonzero().flatten()
-        if not len(near):
-            return logits
-        return logits.index_copy(0, near, self._exact(variant, names, near, tolerance).to(logits.dtype))
-
-    def _exact(self, variant: Variant, names: Names, rows: Tensor, tolerance: float) -> Tensor:
-        """Logits of a variant on some rows, with the loop's decisions: in float32 by the graph, what is near a tie then by the loop."""
-        inputs = map_inputs(lambda tensor: tensor[rows], self._inputs)
-        graph = self._worker.fused if self._levels.routes.get(names) == "fused" else None
-        if tolerance > ROUNDING and graph and graph.picks and self._ready("fused") is not None:
-            changes = tensors_of_variant(variant)
-            logits = self._attempt("fused", lambda: graph.logits(changes, rows=rows))
-            if logits is not None:
-                near = near_ties(logits, ROUNDING).nonzero().flatten()
-                return (
-                    logits.index_copy(0, near, self._exact(variant, names, rows[near], ROUNDING))
-                    if len(near)
-                    else logits
-                )
-        with suppress(
-            Exception
-        ):  # what goes wrong in replay's copy of the modules does not in the user's own, or is theirs
-            return _made(self._worker.replay).whole(variant, inputs)
-        return self._levels.looped(variant, inputs)
-
-    def _attempt(self, level: str, compute: Callable[[], Tensor]) -> Tensor | None:
-        """What a level gives; None from where it fails to the end of the batch."""
-        try:
-            return compute()
-        except Exception as error:  # what a network's code did on the first batch, it need not do on this one
-            if is_out_of_memory(error):
-                raise
-            self._base[level] = None
-            log.warning("%s failed on a batch (%s); the loop answers for it", level, said(error))
-            return None
-
-
 Trial = tuple[dict[Names, Tensor], float, str]
 """Logits of the base and of a variant of each layer (none if it failed), seconds, and what went wrong."""
 
 
-@cache
-def bfloat16_gain() -> float:
-    """How many times faster than in float32 this processor multiplies matrices in bfloat16; measured once."""
-    seconds = []
-    for dtype in (torch.float32, torch.bfloat16):
-        one = torch.ones(1024, 1024, dtype=dtype)
-        _ = one @ one
-        seconds.append(median(clocked(lambda one=one: one @ one, one.device)[0] for _ in range(5)))
-    return seconds[0] / seconds[1]
-
-
-def near_ties(logits: Tensor, tolerance: float) -> Tensor:
-    """Which examples [N] an error of ``tolerance``, relative to their largest logit, could give another decision."""
-    lowest, highest = logits.amin(-1, keepdim=True), logits.amax(-1, keepdim=True)
-    reach = highest - tolerance * torch.maximum(highest, -lowest)
-    near = (logits >= reach).sum(-1) != 1  # what is not a number too
-    return near.flatten(1).any(1) if near.ndim > 1 else near
-
-
-def margin_error(exact: Tensor, rough: Tensor) -> float:
-    """The largest error of a margin against the rough decision, relative to the largest logit of its row."""
-    scale = rough.abs().amax(-1, keepdim=True).clamp_min(1e-30)
-    decided = rough.argmax(-1, keepdim=True)
-    apart = (exact - exact.gather(-1, decided)) - (rough - rough.gather(-1, decided))
-    return float((apart / scale).nan_to_num(0, 0, 0).amax())
-
-
-def same(one: Tensor, other: Tensor | None) -> bool:
-    """Whether two tensors are the same bit for bit, all NaN being one; on a GPU, to the rounding of float32."""
-    if other is None or one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    if one.device.type == "cuda":
-        return torch.allclose(one, other, rtol=1e-4, atol=1e-5, equal_nan=True)
-    return bool(((one == other) | (one.isnan() & other.isnan())).all())
-
-
-def close(one: Tensor, other: Tensor) -> bool:
-    """Whether two logits are equal well within the rounding that near ties are settled for."""
-    if one.shape != other.shape or not torch.equal(one.isfinite(), other.isfinite()):
-        return False
-    scale = one.nan_to_num(0, 0, 0).abs().amax(-1, keepdim=True)
-    return bool(((one - other).nan_to_num(0, 0, 0).abs() <= ROUNDING / 4 * scale).all())
-
-
-def clocked(compute: Callable[[], Tensor], device: torch.device) -> tuple[float, Tensor]:
-    """Seconds, and what was computed: on a CPU this thread's own, which others on the machine do not lengthen."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    clock = time.perf_counter if device.type == "cuda" else time.thread_time
-    started = clock()
-    found = compute()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return clock() - started, found
+def _some(names: Sequence[str]) -> str:
+    """At most three names."""
+    return f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
 
 
 def said(error: Exception) -> str:
@@ -577,7 +419,7 @@ def said(error: Exception) -> str:
     return str(error) if isinstance(error, Unsuitable) else f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def _made(level: T | None) -> T:
+def made(level: T | None) -> T:
     """A level that a layer was routed to, which is there."""
     assert level is not None
     return level
@@ -586,8 +428,3 @@ def _made(level: T | None) -> T:
 def _count(inputs: Inputs) -> int:
     """The number of examples."""
     return len(next(iter(tensors_of(inputs).values())))
-
-
-def _some(names: Sequence[str]) -> str:
-    """At most three names."""
-    return f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"

@@ -1,0 +1,68 @@
+"""Two levels compared: their logits, how near a decision is to a tie, and their seconds."""
+
+import time
+from collections.abc import Callable
+from functools import cache
+from statistics import median
+
+import torch
+from torch import Tensor
+
+ROUNDING = 5e-5
+"""Error of a margin, relative to the largest logit, within which an inexact level's decision is left to the loop."""
+
+
+def near_ties(logits: Tensor, tolerance: float) -> Tensor:
+    """Which examples [N] an error of ``tolerance``, relative to their largest logit, could give another decision."""
+    lowest, highest = logits.amin(-1, keepdim=True), logits.amax(-1, keepdim=True)
+    reach = highest - tolerance * torch.maximum(highest, -lowest)
+    near = (logits >= reach).sum(-1) != 1  # what is not a number too
+    return near.flatten(1).any(1) if near.ndim > 1 else near
+
+
+def margin_error(exact: Tensor, rough: Tensor) -> float:
+    """The largest error of a margin against the rough decision, relative to the largest logit of its row."""
+    scale = rough.abs().amax(-1, keepdim=True).clamp_min(1e-30)
+    decided = rough.argmax(-1, keepdim=True)
+    apart = (exact - exact.gather(-1, decided)) - (rough - rough.gather(-1, decided))
+    return float((apart / scale).nan_to_num(0, 0, 0).amax())
+
+
+def same(one: Tensor, other: Tensor | None) -> bool:
+    """Whether two tensors are the same bit for bit, all NaN being one; on a GPU, to the rounding of float32."""
+    if other is None or one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if one.device.type == "cuda":
+        return torch.allclose(one, other, rtol=1e-4, atol=1e-5, equal_nan=True)
+    return bool(((one == other) | (one.isnan() & other.isnan())).all())
+
+
+def close(one: Tensor, other: Tensor) -> bool:
+    """Whether two logits are equal well within the rounding that near ties are settled for."""
+    if one.shape != other.shape or not torch.equal(one.isfinite(), other.isfinite()):
+        return False
+    scale = one.nan_to_num(0, 0, 0).abs().amax(-1, keepdim=True)
+    return bool(((one - other).nan_to_num(0, 0, 0).abs() <= ROUNDING / 4 * scale).all())
+
+
+def clocked(compute: Callable[[], Tensor], device: torch.device) -> tuple[float, Tensor]:
+    """Seconds, and what was computed: on a CPU this thread's own, which others on the machine do not lengthen."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    clock = time.perf_counter if device.type == "cuda" else time.thread_time
+    started = clock()
+    found = compute()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock() - started, found
+
+
+@cache
+def bfloat16_gain() -> float:
+    """How many times faster than in float32 this processor multiplies matrices in bfloat16; measured once."""
+    seconds = []
+    for dtype in (torch.float32, torch.bfloat16):
+        one = torch.ones(1024, 1024, dtype=dtype)
+        _ = one @ one
+        seconds.append(median(clocked(lambda one=one: one @ one, one.device)[0] for _ in range(5)))
+    return seconds[0] / seconds[1]
