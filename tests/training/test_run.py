@@ -292,6 +292,16 @@ def test_a_frozen_layer_is_bit_identical_in_the_last_checkpoint(tmp_path):
     assert frozen == {name for name in first if name.startswith(("layer1.", "bn1."))}
 
 
+def test_a_network_is_trained_without_the_blocks_that_its_recipe_removes_and_the_others_start_as_beside_them(tmp_path):
+    small = SMALL.replace(network="resnet18-v2", network_args={"width": 0.0625}, epochs=1, learning_rate=0.01)
+    whole = train(small, out=tmp_path)
+    run = train(small.replace(removed=("stage1.resblk2", "stage3.resblk2")), out=tmp_path)
+    left = {name for name in whole.checkpoints[0] if not name.startswith(run.recipe.removed)}
+    assert set(run.checkpoints[0]) == set(run.checkpoints[1]) == left
+    assert all(torch.equal(run.checkpoints[0][name], whole.checkpoints[0][name]) for name in left)
+    assert not torch.equal(run.checkpoints[0]["stage1.resblk1.conv1.weight"], run.network().stage1.resblk1.conv1.weight)
+
+
 def test_a_loss_that_is_not_finite_names_epoch_and_rate_and_keeps_earlier_checkpoints(tmp_path):
     recipe = SMALL.replace(learning_rate=1e30)
     with pytest.raises(RunError, match=r"(nan|inf) in epoch \d.*1e\+30.*lower the learning rate"):
@@ -426,6 +436,7 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_written(device
         {"data": "digit"},
         {"data_args": {"train_examples": 10**6}},
         {"frozen": ("layer9",)},
+        {"removed": ("layer9",)},
     ],
 )
 def test_a_recipe_that_cannot_run_is_refused_before_there_is_a_folder(changes, tmp_path):

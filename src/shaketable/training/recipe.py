@@ -19,7 +19,10 @@ from shaketable.errors import InputError
 OPTIMISERS = ("sgd", "adam")
 SCHEDULES = ("stages", "cosine", "constant")
 PRECISIONS = ("float32", "bfloat16", "float16")
-_LATER = {"sam_rho": 0.0}  # fields that came later name a run only where they do something: older runs keep their names
+_LATER = {
+    "sam_rho": 0.0,
+    "removed": (),
+}  # fields that came later name a run only where they do something: older runs keep their names
 DATA_ARGUMENTS = ("normalise", "train_examples", "test_examples", "pad", "seed", "tokens", "vocabulary")
 
 
@@ -58,6 +61,8 @@ class Recipe:
         augmentation: steps of :mod:`shaketable.data.augmentation`, in order, e.g. ``("pad-crop:4", "flip")``.
         frozen: names of layers (by block, or else by module) that do not train: no step, no weight decay, and batch
             normalisations in them use and keep the statistics that they start with.
+        removed: names of residual blocks (by block) that the network is trained without: the identity stands in their place, the
+            others start as they would beside them. See :func:`shaketable.removal.without`.
         checkpoints: epochs at the end of which the weights are kept; None keeps each. 0 and the last are always kept.
         evaluate_every: epochs between evaluations on all data; checkpoints and the last epoch are always evaluated.
         precision: of forward and backward passes of training (autocast; ``"float16"`` with a gradient scaler). Weights,
@@ -100,6 +105,7 @@ class Recipe:
     label_corruption: float = 0.0
     augmentation: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
     checkpoints: tuple[int, ...] | None = None
     evaluate_every: int = 1
     precision: str = "float32"
@@ -232,6 +238,9 @@ def _one_of(names: tuple[str, ...]) -> tuple[Callable[[Any], bool], str]:
     return lambda value: value in names, "one of " + ", ".join(names)
 
 
+_NAMES = (lambda value: all(value) and len(set(value)) == len(value), "names of layers, each once")
+
+
 def _increasing(smallest: int) -> Callable[[Any], bool]:
     """A rule: epochs from the smallest on, each larger than the one before; or None."""
     return lambda value: value is None or all(a < b for a, b in zip((smallest - 1, *value), value, strict=False))
@@ -256,7 +265,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "epochs": (lambda value: value >= 1, "a whole number from 1 on"),
     "stop_below": (lambda value: value is None or 0 < value < math.inf, "a finite number above 0, or None"),
     "label_corruption": (lambda value: 0 <= value <= 1, "a fraction from 0 to 1"),
-    "frozen": (lambda value: all(value) and len(set(value)) == len(value), "names of layers, each once"),
+    "frozen": _NAMES,
+    "removed": _NAMES,
     "checkpoints": (_increasing(0), "increasing epochs from 0 on, or None for each epoch"),
     "evaluate_every": (lambda value: value >= 1, "a whole number from 1 on"),
     "precision": _one_of(PRECISIONS),

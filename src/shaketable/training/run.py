@@ -23,6 +23,7 @@ from shaketable.evaluate import evaluate
 from shaketable.files import locked, save_tensors, write_atomically, write_text
 from shaketable.forward import usable_device
 from shaketable.progress import progress
+from shaketable.removal import without
 from shaketable.training.checkpoints import HISTORY, State, load_plain
 from shaketable.training.loop import Trainer
 from shaketable.training.recipe import Recipe, learning_rate
@@ -322,8 +323,15 @@ def _history_table(history: list[dict[str, Any]]) -> "pl.DataFrame":
 
 
 def _build(recipe: Recipe, input_shape: tuple[int, ...], classes: int) -> nn.Module:
-    """The network of a recipe with its initial weights."""
-    return networks.build(recipe.network, input_shape, classes, seed=recipe.seed, **recipe.network_args)
+    """The network of a recipe with its initial weights, without the blocks that are removed."""
+    network: nn.Module = networks.build(recipe.network, input_shape, classes, seed=recipe.seed, **recipe.network_args)
+    if not recipe.removed:
+        return network
+    kind = torch.long if recipe.network.startswith("decoder-") else torch.float32
+    try:
+        return without(network, recipe.removed, torch.zeros(2, *input_shape, dtype=kind))
+    except InputError as error:
+        raise InputError(f"recipe: removed = {list(recipe.removed)} is not possible: {error}") from error
 
 
 def _augmentation(recipe: Recipe, dataset: Dataset) -> Augmentation | None:
