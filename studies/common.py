@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import platform
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,12 +14,13 @@ from typing import Any
 import polars as pl
 import torch
 
-from shaketable import plots
+from shaketable import __version__, plots
 from shaketable.files import write_atomically, write_text
+from shaketable.params import Grouping
 from shaketable.probes import Robustness, robustness
 from shaketable.probes.result import FULL_MODEL
 from shaketable.study import Study
-from shaketable.training import Recipe, train
+from shaketable.training import Recipe, Run, train
 
 
 @dataclass(frozen=True)
@@ -68,23 +70,33 @@ def options(
     return Options(**values, command=shlex.join(["python", "-m", f"studies.{study}", *given]))
 
 
-def probe(setting: Setting, chosen: Options) -> list[Robustness]:
-    """The robustness of each recipe's network on its test data; what is done already is read, not done again."""
-    results = []
-    for number, recipe in enumerate(setting.recipes, start=1):
-        print(f"{number}/{len(setting.recipes)} {recipe.folder_name}", file=sys.stderr, flush=True)
-        run = train(recipe, out=chosen.runs, data_root=chosen.data_root, device=chosen.device)
-        results.append(
-            robustness(
-                Study.from_run(run.path, chosen.data_root, chosen.device),
-                checkpoints=setting.checkpoints,
-                draws=setting.draws,
-                splits=["test"],
-                store=run.path / "robustness",
-                command=chosen.command,
-            )
+def trained(recipes: Sequence[Recipe], chosen: Options) -> list[Run]:
+    """The finished run of each recipe; what is trained already is found, not trained again."""
+    runs = []
+    for number, recipe in enumerate(recipes, start=1):
+        print(f"{number}/{len(recipes)} {recipe.folder_name}", file=sys.stderr, flush=True)
+        runs.append(train(recipe, out=chosen.runs, data_root=chosen.data_root, device=chosen.device))
+    return runs
+
+
+def probe(setting: Setting, chosen: Options, by: Grouping = "block", **arguments: Any) -> list[Robustness]:
+    """The robustness of each recipe's network on its test data; what is done already is read, not done again.
+
+    What ``shaketable.robustness`` is asked beyond the setting stands in ``arguments``.
+    """
+    return [
+        robustness(
+            Study.from_run(run.path, chosen.data_root, chosen.device),
+            by,
+            checkpoints=setting.checkpoints,
+            draws=setting.draws,
+            splits=["test"],
+            store=run.path / "robustness",
+            command=chosen.command,
+            **arguments,
         )
-    return results
+        for run in trained(setting.recipes, chosen)
+    ]
 
 
 def label(result: Robustness) -> str:
@@ -92,32 +104,40 @@ def label(result: Robustness) -> str:
     return result.provenance["recipe"]["network"]
 
 
-def write_facts(results: Iterable[Robustness], chosen: Options) -> None:
+def write_facts(networks: Iterable[Robustness | Run], chosen: Options) -> None:
     """``results.json``: the command, versions, and for each network its recipe, errors and seconds."""
-    first, *_ = results = list(results)
+    known = [_facts(network) for network in networks]
     facts = {
         "command": chosen.command,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        **{name: first.provenance[name] for name in ("shaketable", "torch", "python", "device")},
+        "shaketable": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": chosen.device,
         "threads": torch.get_num_threads(),
-        "networks": [_facts(result) for result in results],
+        "networks": known,
+        "seconds": round(sum(one["training_seconds"] + one.get("robustness_seconds", 0) for one in known)),
     }
-    facts["seconds"] = round(sum(n["training_seconds"] + n["robustness_seconds"] for n in facts["networks"]))
     write_text(chosen.out / "results.json", json.dumps(facts, indent=1) + "\n")
 
 
-def _facts(result: Robustness) -> dict[str, Any]:
-    """What there is to know of one network."""
-    assert result.history is not None  # every study's networks come from runs
-    last = result.history.row(-1, named=True)
+def _facts(network: Robustness | Run) -> dict[str, Any]:
+    """What there is to know of one network, and of its robustness where that was measured."""
+    history = network.history
+    assert history is not None  # every study's networks come from runs
+    last = history.row(-1, named=True)
+    errors = {name: last[name] for name in ("train_loss", "train_error", "test_loss", "test_error")}
+    trained = {"training_seconds": round(last["seconds"], 1)}
+    if isinstance(network, Run):
+        return {"run": network.path.name, "recipe": network.recipe.to_dict(), **errors, **trained}
     return {
-        "run": result.provenance["run"],
-        "recipe": result.provenance["recipe"],
-        **{name: last[name] for name in ("train_loss", "train_error", "test_loss", "test_error")},
-        "test_examples": result.table["examples"].max(),
-        "training_seconds": round(last["seconds"], 1),
-        "robustness_seconds": result.provenance["seconds"],
-        "robustness_created": result.provenance["created"],
+        "run": network.provenance["run"],
+        "recipe": network.provenance["recipe"],
+        **errors,
+        "test_examples": network.table["examples"].max(),
+        **trained,
+        "robustness_seconds": network.provenance["seconds"],
+        "robustness_created": network.provenance["created"],
     }
 
 

@@ -10,10 +10,8 @@ The small setting has four blocks of width 64 and a slice of the data.
 
 from collections.abc import Sequence
 
-from shaketable.probes import robustness
-from shaketable.study import Study
-from shaketable.training import Recipe, train
-from studies.common import Options, Setting, options, write_robustness
+from shaketable.training import Recipe
+from studies.common import Options, Setting, options, probe, write_robustness
 
 RHO = 0.05
 
@@ -31,7 +29,14 @@ def pair(network: str, **fields: object) -> list[Recipe]:
     return [plain, plain.replace(sam_rho=RHO)]
 
 
-SLICE = {"data_args": {"train_examples": 5_000, "test_examples": 1_000}, "epochs": 20, "checkpoints": (0, 1, 5, 10)}
+SLICE = {
+    "data_args": {"train_examples": 3_000, "test_examples": 1_000},
+    "batch_size": 64,
+    "epochs": 15,
+    "checkpoints": (0, 1, 5),
+    "evaluate_every": 15,
+    "precision": "bfloat16",
+}
 SETTINGS = {
     "small": Setting([*pair("vit-4x64", **SLICE), *pair("mixer-4x64", **SLICE)], draws=3),
     "full": Setting(
@@ -51,21 +56,7 @@ def name_of(one: Recipe) -> str:
 
 def study(setting: Setting, chosen: Options) -> None:
     """Train, probe module by module, write: files are named for the networks."""
-    results = []
-    for one in setting.recipes:
-        run = train(one, out=chosen.runs, data_root=chosen.data_root, device=chosen.device)
-        made = Study.from_run(run.path, chosen.data_root, chosen.device)
-        results.append(
-            robustness(
-                made,
-                "module",
-                draws=setting.draws,
-                splits=["test"],
-                store=run.path / "robustness-module",
-                command=chosen.command,
-            )
-        )
-    write_robustness(results, [name_of(one) for one in setting.recipes], chosen)
+    write_robustness(probe(setting, chosen, "module"), [name_of(one) for one in setting.recipes], chosen)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -11,15 +11,15 @@ import polars as pl
 
 from shaketable.evaluate import perplexity
 from shaketable.files import write_text
-from shaketable.probes import Robustness, robustness
-from shaketable.study import Study
-from shaketable.training import named, train
-from studies.common import Options, Setting, options, write_robustness
+from shaketable.probes import Robustness
+from shaketable.training import named
+from studies.common import Setting, options, probe, write_robustness
 
 SMALL = named(
     "all-layers-equal-text",
     data_args={"vocabulary": 500, "train_examples": 1500, "test_examples": 100},
     evaluate_every=5,
+    precision="bfloat16",
 )
 FULL = named(
     "all-layers-equal-text",
@@ -29,20 +29,6 @@ FULL = named(
     learning_rate=3e-4,
 )
 SETTINGS = {"small": Setting([SMALL], draws=2), "full": Setting([FULL])}
-
-
-def probe(setting: Setting, chosen: Options) -> Robustness:
-    """Each sub-layer of the network re-randomised, and re-initialised to each checkpoint, on the test text."""
-    run = train(setting.recipes[0], out=chosen.runs, data_root=chosen.data_root, device=chosen.device)
-    study = Study.from_run(run.path, chosen.data_root, chosen.device)
-    return robustness(
-        study,
-        by="module",
-        draws=setting.draws,
-        splits=["test"],
-        store=run.path / "robustness",
-        command=chosen.command,
-    )
 
 
 def perplexities(result: Robustness) -> str:
@@ -58,7 +44,7 @@ def perplexities(result: Robustness) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the study from the command line."""
     chosen = options("language_model", __doc__.partition("\n")[0], arguments)
-    result = probe(SETTINGS[chosen.setting], chosen)
+    (result,) = probe(SETTINGS[chosen.setting], chosen, "module")
     write_robustness([result], [""], chosen)
     write_text(chosen.out / "perplexity.md", perplexities(result))
 

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
-from studies.common import Options, Setting
+from studies.common import Options, Setting, probe
 
 from shaketable import networks
 from shaketable.data import TEXTS
@@ -30,7 +30,7 @@ def test_a_tiny_setting_runs_from_text_to_tables(tmp_path: Path):
         checkpoints=(0, 1, 2),
     )
     chosen = Options("small", None, tmp_path / "out", tmp_path / "runs", "cpu", "test")
-    result = language_model.probe(Setting([recipe], draws=1), chosen)
+    (result,) = probe(Setting([recipe], draws=1), chosen, "module")
     assert len(set(result.table["layer"])) == 1 + 1 + 8 + 2  # full model, embedding, a block, norm and prediction
     text = language_model.perplexities(result).splitlines()
     assert len(text) == 2 + 3
