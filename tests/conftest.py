@@ -36,6 +36,17 @@ def pretrained() -> Path:
 
 
 @pytest.fixture(scope="session")
+def oracles() -> Path:
+    """The folder of published tables, beside the repository; without it as for ``data_root``."""
+    folder = Path(__file__).parents[2] / "shared" / "oracles"
+    if folder.is_dir():
+        return folder
+    if os.environ.get("SHAKETABLE_REQUIRE_DATA") == "1":
+        pytest.fail(f"SHAKETABLE_REQUIRE_DATA=1 and there is no folder {folder} of published tables")
+    pytest.skip(f"needs the published tables in {folder}")
+
+
+@pytest.fixture(scope="session")
 def transformers() -> None:
     """Hugging Face's library, for architectures that others wrote; without it as for ``data_root``."""
     if os.environ.get("SHAKETABLE_REQUIRE_DATA") != "1":

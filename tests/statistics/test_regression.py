@@ -1,0 +1,85 @@
+"""R2: closed forms, scikit-learn, and what cannot be fitted."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LinearRegression
+from sklearn.metrics import r2_score
+
+from shaketable.errors import InputError
+from shaketable.statistics import cross_validated_r2, r2, standardised_coefficients
+
+
+def columns(variables: int = 3, networks: int = 40):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(networks, variables)) * 10.0 ** np.arange(variables)
+    return x, x @ random.normal(size=variables) / 100 + random.normal(size=networks)
+
+
+def test_it_is_that_of_scikit_learn():
+    x, y = columns()
+    expected = LinearRegression().fit(x, y).score(x, y)
+    assert r2(x, y) == pytest.approx(expected, rel=1e-12)
+    assert r2(x, y, adjusted=True) == pytest.approx(1 - (1 - expected) * 39 / 36, rel=1e-12)
+
+
+def test_with_one_variable_it_is_the_squared_correlation():
+    x, y = columns(1)
+    assert r2(x[:, 0], y) == pytest.approx(np.corrcoef(x[:, 0], y)[0, 1] ** 2, rel=1e-12)
+
+
+def test_noise_has_an_adjusted_one_of_0_on_average():
+    random = np.random.default_rng(1)
+    found = np.array([r2(random.normal(size=(30, 5)), random.normal(size=30), adjusted=True) for _ in range(300)])
+    assert abs(found.mean()) < 3 * found.std() / np.sqrt(300)
+
+
+def test_constant_and_repeated_columns_count_for_nothing():
+    x, y = columns(1)
+    more = np.concatenate((x, np.full_like(x, 7.0), 3 * x), axis=1)
+    assert r2(more, y, adjusted=True) == pytest.approx(r2(x, y, adjusted=True), rel=1e-10)
+    assert r2(np.full(40, 7.0), y) == pytest.approx(0, abs=1e-12)
+    assert standardised_coefficients(more[:, :2], y)[1] == 0
+
+
+def test_each_network_is_predicted_by_the_fit_without_its_fold():
+    x, y = columns()
+    alone = cross_validated_r2(x, y, folds=40)  # leave one out: no matter how the folds fall
+    predicted = [
+        LinearRegression().fit(np.delete(x, i, 0), np.delete(y, i)).predict(x[i : i + 1])[0] for i in range(len(y))
+    ]
+    assert alone.value == pytest.approx(r2_score(y, predicted), rel=1e-10)
+    assert alone.mean is None  # one network has no variance
+    several = cross_validated_r2(x, y, folds=7, seed=3)
+    assert several == cross_validated_r2(x, y, folds=7, seed=3)
+    assert several != cross_validated_r2(x, y, folds=7, seed=4)
+    assert len(several.folds) == 7
+    assert several.value < r2(x, y)
+
+
+def test_the_standardised_coefficients_are_those_of_columns_with_variance_1():
+    x, y = columns()
+    scaled = (x - x.mean(0)) / x.std(0)
+    expected = LinearRegression().fit(scaled, (y - y.mean()) / y.std()).coef_
+    assert standardised_coefficients(x, y) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        ([1, 2, 3], [1, 1, 1], "all 3 numbers of y are equal"),
+        ([1, 2, np.inf], [1, 2, 3], r"x\[:, 0\]\[2\] is infinite"),
+        ([1, 2], [1, 2, 3], "x has 2 rows and y has 3"),
+        (np.zeros((3, 2, 2)), [1, 2, 3], "one variable"),
+        ([[1, 2], [2, np.nan], [3, 4]], [1, 2, 3], r"x\[:, 1\]\[1\] is missing or NaN"),
+    ],
+)
+def test_what_no_line_fits_is_one_clear_error(x, y, message):
+    with pytest.raises(InputError, match=message):
+        r2(x, y)
+
+
+def test_too_few_networks_and_too_many_folds_are_refused():
+    with pytest.raises(InputError, match="at least 4 networks for an adjusted R2, and there are 3"):
+        r2([[1, 2], [2, 5], [3, 4]], [1, 2, 4], adjusted=True)
+    with pytest.raises(InputError, match="from 2 to the number of networks, 3"):
+        cross_validated_r2([1, 2, 3], [1, 2, 4], folds=4)
