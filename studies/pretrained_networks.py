@@ -1,8 +1,9 @@
 """Networks that others wrote and trained: re-randomisation, noise and pruning, layer by layer.
 
 Two ResNets for CIFAR-10 (github.com/akamaster/pytorch_resnet_cifar10, ResNet-32; github.com/amirgholami/PyHessian, ResNet-20
-with 1x1 convolutions in its shortcuts) and a Llama-style language model of 260,032 parameters (karpathy's stories260K, trained
-on TinyStories) on a children's novel and on Shakespeare. None has its initial weights, so nothing can be re-initialised.
+with 1x1 convolutions in its shortcuts), three LeNets that three strangers trained on it, and a Llama-style language model of
+260,032 parameters (karpathy's stories260K, trained on TinyStories) on a children's novel and on Shakespeare. None has its initial
+weights, so nothing can be re-initialised.
 ResNet-20 of the first is in `studies.pretrained_resnet20`.
 """
 
@@ -19,7 +20,7 @@ import numpy as np
 import polars as pl
 import torch
 from torch import nn
-from torch.nn.functional import relu
+from torch.nn.functional import max_pool2d, relu
 
 from shaketable import plots
 from shaketable.data import ROOT_VARIABLE, load
@@ -32,7 +33,17 @@ from studies.common import markdown, write_figure, write_table
 from studies.pretrained_resnet20 import MEAN, STD, Block, ResNet20
 
 TEXTS = {"garden": "novels/Burnett_Garden_1911.txt", "shakespeare": "tinyshakespeare.txt"}
-NETWORKS = ("resnet32", "pyhessian_resnet20", *(f"stories260k-{text}" for text in TEXTS))
+LENETS = {
+    "captum": "pytorch+captum",
+    "sparsegpt": "IST-DASLab+sparsegpt",
+    "pytorch_learning": "BenjiDayan+pytorch_learning",
+}
+NETWORKS = (
+    "resnet32",
+    "pyhessian_resnet20",
+    *(f"lenet-{who}" for who in LENETS),
+    *(f"stories260k-{text}" for text in TEXTS),
+)
 LENGTH = 128
 """Tokens in a row of text."""
 
@@ -75,6 +86,19 @@ class PyHessianResNet20(ResNet20):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.layer3(self.layer2(self.layer1(relu(self.bn1(self.conv1(x))))))
         return self.fc(x.mean((2, 3)))
+
+
+class LeNet(nn.Module):
+    """Module names as in the tutorial that the three strangers followed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 6, 5), nn.Conv2d(6, 16, 5)
+        self.fc1, self.fc2, self.fc3 = nn.Linear(400, 120), nn.Linear(120, 84), nn.Linear(84, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = max_pool2d(relu(self.conv2(max_pool2d(relu(self.conv1(x)), 2))), 2)
+        return self.fc3(relu(self.fc2(relu(self.fc1(x.flatten(1))))))
 
 
 class Tokenizer:
@@ -148,10 +172,19 @@ def study(which: str, networks: Path, data_root: Path | None, examples: int | No
     if which == "resnet32":
         file, name = networks / "resnet32-d509ac18.th", "ResNet-32 (akamaster) on CIFAR-10"
         return cifar10(ResNet32(), file, name, [MEAN, STD])(data_root, examples)
-    with np.load(networks / "pyhessian_resnet20.npz") as file:
-        weights = {key: torch.from_numpy(file[key]) for key in file.files}
+    if which.startswith("lenet"):
+        who = which.partition("-")[2]
+        weights = arrays(networks / "cifar_lenet_population.npz", f"{LENETS[who]}/")
+        return cifar10(LeNet(), weights, f"LeNet ({who}) on CIFAR-10", [[0.5] * 3] * 2)(data_root, examples)
     normalise = [[0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]]
+    weights = arrays(networks / "pyhessian_resnet20.npz")
     return cifar10(PyHessianResNet20(), weights, "ResNet-20 (PyHessian) on CIFAR-10", normalise)(data_root, examples)
+
+
+def arrays(path: Path, prefix: str = "") -> dict[str, torch.Tensor]:
+    """The arrays of a file whose names begin with this."""
+    with np.load(path) as file:
+        return {key.removeprefix(prefix): torch.from_numpy(file[key]) for key in file.files if key.startswith(prefix)}
 
 
 def data_folder(given: Path | None) -> Path:
@@ -163,17 +196,18 @@ def table(which: str, made: Study, out: Path, draws: int) -> tuple[str, float]:
     """The table of one network in Markdown, and the seconds that it took; tables and the heat map go to ``out``."""
     by: Grouping = "module" if which.startswith("stories") else "block"
     columns, seconds = {}, 0.0
-    for statistics in ("keep",) if which.startswith("stories") else ("keep", "rewind"):
+    normed = any(name.endswith("running_mean") for name, _ in made.network.named_buffers())
+    for statistics in ("keep", "rewind") if normed else ("keep",):
         result = robustness(made, by, draws=draws, statistics=statistics, store=out / "cells")  # type: ignore[arg-type]
         seconds += result.provenance["seconds"]
         rows = result.summary().filter(pl.col("perturbation") == "rerandomise")
-        columns[f"re-randomised, statistics {statistics}"] = [_spread(row) for row in rows.to_dicts()]
+        columns["re-randomised" + f", statistics {statistics}" * normed] = [_spread(row) for row in rows.to_dicts()]
         losses = [f"{row['loss']:.2f}" for row in rows.to_dicts()]
         write_table(result.summary(), out / f"{which}-robustness-{statistics}.csv")
         heatmap = plots.robustness_heatmap(result.summary(), classes=made.classes)
         write_figure(heatmap, out, f"{which}-{statistics}", svg=False)
         if which.startswith("stories"):
-            columns = {"re-randomised": next(iter(columns.values())), "loss then, nats": losses}
+            columns["loss then, nats"] = losses
     noisy = sensitivity(made, by, noise=(0.1, 0.3, 1.0), pruning=(0.5, 0.9), draws=draws, store=out / "cells")
     seconds += noisy.provenance["seconds"]
     write_table(noisy.summary(), out / f"{which}-sensitivity.csv")

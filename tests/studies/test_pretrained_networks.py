@@ -39,7 +39,16 @@ def test_the_language_model_knows_the_english_of_children_better_than_shakespear
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("which", "errors"), [("resnet32", 737), ("pyhessian_resnet20", 799)])
+@pytest.mark.parametrize(
+    ("which", "errors"),
+    [
+        ("resnet32", 737),
+        ("pyhessian_resnet20", 799),
+        ("lenet-captum", 4093),
+        ("lenet-sparsegpt", 4045),
+        ("lenet-pytorch_learning", 4381),
+    ],
+)
 def test_the_clean_error_is_that_of_its_readme(which, errors, pretrained, data_root):
     study = networks.study(which, pretrained, data_root, None)
     sums = evaluate(study.network, study.final, study.data("test"))
