@@ -3,13 +3,13 @@
 import dataclasses
 import json
 import math
-import re
 from pathlib import Path
 
 import polars as pl
 import pytest
 from studies.common import Options
 from studies.published import COLUMNS, Published, chatterji2020
+from tests.studies.pages import PICTURES, RESULTS, missing_tables, shown_files
 
 from shaketable.data import SOURCES
 from shaketable.networks import construct
@@ -183,21 +183,17 @@ def test_a_table_is_written_and_names_the_networks_that_diverged_or_did_not_reac
     assert pl.read_csv(chosen.out / "toy.csv").equals(values)
 
 
-PAGE = Path(__file__).parents[2] / "docs" / "results" / "module-criticality.md"
+PAGE = RESULTS / "module-criticality.md"
 
 
 def test_the_tables_in_the_committed_page_are_those_that_the_studies_wrote() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    written = sorted(PAGE.with_suffix("").glob("*.md"))
-    assert written
-    for path in written:
-        tables = path.read_text(encoding="utf-8").strip().split("\n\n")
-        assert all(table.strip() in page for table in tables), path.name
+    assert not missing_tables(PAGE, sorted(PAGE.with_suffix("").glob("*.md")))
 
 
 def test_every_picture_in_the_committed_page_is_there_and_no_other() -> None:
-    shown = set(re.findall(r"\(module-criticality/([\w.-]+\.(?:png|svg))\)", PAGE.read_text(encoding="utf-8")))
-    assert shown == {path.name for path in PAGE.with_suffix("").iterdir() if path.suffix in (".png", ".svg")}
+    folder = PAGE.with_suffix("")
+    shown = {path for path in shown_files(PAGE) if path.suffix in PICTURES and path.parent == folder}
+    assert shown == {path for path in folder.iterdir() if path.suffix in PICTURES}
 
 
 def test_the_committed_tables_are_those_of_the_small_setting() -> None:

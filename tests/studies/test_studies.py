@@ -6,6 +6,7 @@ from types import ModuleType
 
 import polars as pl
 import pytest
+from tests.studies.pages import RESULTS, missing_tables, recipes_of
 
 from shaketable.data import SOURCES
 from shaketable.networks import construct
@@ -16,7 +17,6 @@ from studies import figure1_fcn as figure1
 from studies import figure2_width as figure2
 from studies import figure3_4_convolutional as figure3_4
 
-ROOT = Path(__file__).parents[2]
 STUDIES = (figure1, figure2, figure3_4)
 DIGITS = {"data": "digits", "epochs": 2, "milestones": (), "checkpoints": (0, 1)}
 
@@ -134,25 +134,19 @@ def test_figures_3_and_4_write_a_heat_map_a_network(tmp_path: Path) -> None:
         assert table.filter(pl.col("perturbation") == "rerandomise").height == layers
 
 
-RESULTS = {ROOT / "docs" / "results" / name: study for name, study in zip(("figure1", "figure2", "figure3_4"), STUDIES)}
+FOLDERS = {RESULTS / name: study for name, study in zip(("figure1", "figure2", "figure3_4"), STUDIES)}
 
 
-@pytest.mark.parametrize("folder", RESULTS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_the_tables_in_a_committed_page_are_those_that_the_study_wrote(folder: Path) -> None:
-    page = (folder / "README.md").read_text(encoding="utf-8")
-    blocks = [block.strip() for block in (folder / "table.md").read_text(encoding="utf-8").split("\n\n")]
-    tables = [block for block in blocks if block.startswith("|")]
-    assert tables
-    assert all(block in page for block in tables)
+    assert not missing_tables(folder / "README.md", [folder / "table.md"])
 
 
-@pytest.mark.parametrize("folder", RESULTS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_the_committed_results_are_those_of_the_small_setting(folder: Path) -> None:
-    networks = json.loads((folder / "results.json").read_text(encoding="utf-8"))["networks"]
-    recipes = [Recipe.from_dict(network["recipe"]) for network in networks]
-    assert recipes == list(RESULTS[folder].SETTINGS["small"].recipes)
+    assert recipes_of(folder) == list(FOLDERS[folder].SETTINGS["small"].recipes)
 
 
 def test_the_committed_results_are_small() -> None:
-    for path in (ROOT / "docs" / "results").rglob("*"):
+    for path in RESULTS.rglob("*"):
         assert path.is_dir() or path.stat().st_size < (150_000 if path.suffix in (".png", ".svg") else 200_000), path
