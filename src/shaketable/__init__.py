@@ -16,7 +16,9 @@ _HOME = {
     "Engine": "engine",
     "InputError": "errors",
     "JointCriticality": "probes",
+    "JointRobustness": "probes",
     "Layer": "params",
+    "LayerSets": "probes",
     "MEASURES": "measures",
     "Measurement": "measures",
     "Paths": "probes",
@@ -31,6 +33,8 @@ _HOME = {
     "criticality": "probes",
     "distances": "probes",
     "joint_criticality": "probes",
+    "joint_robustness": "probes",
+    "largest_set": "probes",
     "layers": "params",
     "load": "data",
     "measurements": "measures",
@@ -40,6 +44,7 @@ _HOME = {
     "snapshot": "params",
     "train": "training",
     "valley": "probes",
+    "without": "removal",
     "write_report": "report",
 }
 
@@ -52,7 +57,9 @@ __all__ = [
     "Engine",
     "InputError",
     "JointCriticality",
+    "JointRobustness",
     "Layer",
+    "LayerSets",
     "Measurement",
     "Paths",
     "Recipe",
@@ -67,6 +74,8 @@ __all__ = [
     "criticality",
     "distances",
     "joint_criticality",
+    "joint_robustness",
+    "largest_set",
     "layers",
     "load",
     "measurements",
@@ -76,6 +85,7 @@ __all__ = [
     "snapshot",
     "train",
     "valley",
+    "without",
     "write_report",
 ]
 
@@ -89,6 +99,8 @@ if TYPE_CHECKING:
     from shaketable.probes import (
         Criticality,
         JointCriticality,
+        JointRobustness,
+        LayerSets,
         Paths,
         Robustness,
         Sensitivity,
@@ -96,11 +108,14 @@ if TYPE_CHECKING:
         criticality,
         distances,
         joint_criticality,
+        joint_robustness,
+        largest_set,
         path,
         robustness,
         sensitivity,
         valley,
     )
+    from shaketable.removal import without
     from shaketable.report import write_report
     from shaketable.study import Study
     from shaketable.training import Recipe, Run, train

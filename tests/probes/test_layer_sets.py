@@ -15,7 +15,8 @@ from shaketable.identity import seed_from
 from shaketable.networks import build
 from shaketable.params import layers, snapshot
 from shaketable.perturb import fresh_params
-from shaketable.probes import layer_sets
+from shaketable.probes import set_search
+from shaketable.probes.joint_robustness import joint_robustness
 from shaketable.probes.layer_sets import SCHEMA, LayerSets, largest_set
 from shaketable.study import Study
 
@@ -192,7 +193,7 @@ def test_removal_drops_blocks_that_can_be_dropped_and_names_the_others_with_the_
 def test_an_interrupted_search_goes_on_from_what_it_counted_and_is_read_when_it_is_done(tmp_path, monkeypatch):
     whole = largest_set(trained(), split="test", beam=2)
     calls = []
-    engine = layer_sets.Engine
+    engine = set_search.Engine
 
     def failing(*args, **kwargs):
         calls.append(1)
@@ -200,7 +201,7 @@ def test_an_interrupted_search_goes_on_from_what_it_counted_and_is_read_when_it_
             raise RunError("pulled the plug")
         return engine(*args, **kwargs)
 
-    monkeypatch.setattr(layer_sets, "Engine", failing)
+    monkeypatch.setattr(set_search, "Engine", failing)
     with pytest.raises(RunError):
         largest_set(trained(), split="test", beam=2, store=tmp_path)
     made = len(calls)
@@ -210,9 +211,9 @@ def test_an_interrupted_search_goes_on_from_what_it_counted_and_is_read_when_it_
     assert whole.table.equals(resumed.table)
     assert again.table.equals(resumed.table)
     assert len(calls) == counted  # the finished one made no engine
-    monkeypatch.setattr(layer_sets, "Engine", engine)
+    monkeypatch.setattr(set_search, "Engine", engine)
     calls.clear()
-    monkeypatch.setattr(layer_sets, "Engine", failing)
+    monkeypatch.setattr(set_search, "Engine", failing)
     calls += [0] * 10
     largest_set(trained(), split="test", beam=2)
     assert counted - made == len(calls) - 10 - 2  # two bases were kept
@@ -222,9 +223,9 @@ def test_an_interrupted_search_goes_on_from_what_it_counted_and_is_read_when_it_
 
 
 def test_the_answer_does_not_depend_on_sections_or_batches(monkeypatch):
-    whole = largest_set(trained(), split="test")
-    monkeypatch.setattr(layer_sets, "SECTION", 40)
-    assert largest_set(trained(), split="test", batch_size=7).table.equals(whole.table)
+    whole = largest_set(trained(), split="test", beam=3)
+    monkeypatch.setattr(set_search, "SECTION", 40)
+    assert largest_set(trained(), split="test", beam=3, batch_size=7).table.equals(whole.table)
 
 
 def test_the_table_has_its_columns_and_the_final_network_first():
@@ -260,6 +261,111 @@ def test_bad_input_is_one_sentence(arguments, message):
 def test_every_set_of_many_layers_is_refused():
     with pytest.raises(InputError, match="tries every set of 17 layers; give at most 16"):
         largest_set(trained(17), split="test", beam=None)
+
+
+def fitted(depth: int, seed: int) -> Study:
+    """So many linear layers with skips between them, so that some sets are within a tolerance; its init by chance."""
+
+    class Block(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.into, self.out = nn.Linear(4, width), nn.Linear(width, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + 0.7 * self.out(self.into(x).relu())
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = nn.Sequential(*(Block(2 + seed % 2 + i % 4) for i in range(depth)), nn.Linear(4, 3))
+        init = snapshot(network)
+        x, y = data(150, seed)
+        optimiser = torch.optim.Adam(network.parameters(), lr=0.02)
+        for _ in range(40):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(network(x), y).backward()
+            optimiser.step()
+    return Study(network.eval(), init=init, test=data(60, seed + 1), train=(x, y))
+
+
+def resets_of_blocks(study: Study, names: list[str]) -> dict[frozenset[str], int]:
+    """Errors of every set of blocks of a chain, each block in turn from the outputs of those before it, by torch alone."""
+    assert study.init is not None
+    x, y = study.data("test").inputs, study.data("test").labels
+    assert isinstance(x, torch.Tensor)
+    outputs: dict[frozenset[str], torch.Tensor] = {frozenset(): x}
+    with torch.no_grad():
+        for name in names:
+            module, prefix = study.network.get_submodule(name), f"{name}."
+            final, init = (
+                {key.removeprefix(prefix): value for key, value in source.items() if key.startswith(prefix)}
+                for source in (study.final, study.init)
+            )
+            reset = {chosen | {name}: torch.func.functional_call(module, init, h) for chosen, h in outputs.items()}
+            outputs = {chosen: torch.func.functional_call(module, final, h) for chosen, h in outputs.items()} | reset
+        head = study.network.get_submodule(str(len(names)))
+        return {chosen: int((head(h).argmax(1) != y).sum()) for chosen, h in outputs.items()}
+
+
+CASES = [(0, "count", 0.05), (1, "parameters", 0.05), (2, "count", 0.15), (3, "parameters", 0.15), (4, "parameters", 0)]
+
+
+@pytest.mark.parametrize(
+    ("seed", "size", "tolerance"), [CASES[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in CASES[1:])]
+)
+def test_of_twelve_candidates_the_search_finds_what_brute_force_over_all_4096_sets_finds(seed, size, tolerance):
+    study = fitted(12, seed)
+    names = [str(i) for i in range(12)]
+    weights = {name: weight for name, weight in weights_of(study).items() if name in names}
+    wanted = resets_of_blocks(study, names)
+    result = largest_set(study, split="test", candidates=names, size=size, tolerance=tolerance, level="loop")
+    assert result.complete
+    assert len(result.table) == len(wanted) == 4096
+    assert tried(result) == wanted
+
+    def large(chosen: frozenset[str]) -> int:
+        return len(chosen) if size == "count" else sum(weights[name] for name in chosen)
+
+    limit = wanted[frozenset()] + tolerance * 60 + 1e-9
+    assert large(frozenset(result.largest)) == max(large(one) for one, errors in wanted.items() if errors <= limit)
+    assert 0 < len(result.largest) < 12
+
+
+def test_of_more_than_twelve_candidates_a_beam_keeps_some_and_the_result_says_so():
+    study = fitted(13, 0)
+    result = largest_set(study, split="test", candidates=[str(i) for i in range(13)], beyond=1, level="loop")
+    assert not result.complete
+    assert result.provenance["beam"] == 3
+    assert len(result.table) < 500
+    assert largest_set(study, split="test", candidates=["1", "2"]).complete
+    assert not largest_set(study, split="test", candidates=["1", "2"], beam=1).complete
+
+
+@pytest.mark.parametrize("beam", [1, "auto"])
+def test_running_statistics_estimated_anew_for_each_set_are_those_of_joint_robustness(beam, tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        parts = [nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU()]
+        network = nn.Sequential(*parts, nn.Linear(8, 3))
+        init = snapshot(network)
+        x, y = data(300, 1)
+        optimiser = torch.optim.Adam(network.parameters(), lr=0.02)
+        for _ in range(40):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(network(x), y).backward()
+            optimiser.step()
+    study = Study(network.eval(), init=init, test=data(80, 2), train=(x, y))
+    arguments = {"statistics": "reestimate", "statistics_batches": 2}
+    found = largest_set(study, split="test", beam=beam, tolerance=0.9, beyond=None, store=tmp_path, **arguments)
+    sets = [names.split(" + ") for names in found.table["set"] if names]
+    joint = joint_robustness(
+        study, {" + ".join(s): s for s in sets}, checkpoints=[0], draws=0, remove=False, splits=["test"], **arguments
+    )
+    errors = dict(joint.table.filter(perturbation="reinitialise").select("group", "errors").rows())
+    assert {name: count for name, count in found.table.select("set", "errors").rows() if name} == errors
+    kept = largest_set(study, split="test", beam=beam, tolerance=0.9, beyond=None, store=tmp_path)
+    assert kept.table["errors"].to_list() != found.table["errors"].to_list()
+    with pytest.raises(InputError, match="give fewer batches"):
+        largest_set(study, split="test", statistics="reestimate", statistics_batches=20)
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 from shaketable.probes.criticality import Criticality, criticality
 from shaketable.probes.distances import distances
 from shaketable.probes.joint import JointCriticality, joint_criticality
+from shaketable.probes.joint_robustness import JointRobustness, joint_robustness
+from shaketable.probes.layer_sets import LayerSets, largest_set
 from shaketable.probes.paths import Paths, path
 from shaketable.probes.result import Robustness
 from shaketable.probes.robustness import robustness
@@ -14,6 +16,8 @@ from shaketable.probes.valleys import Valley, valley
 __all__ = [
     "Criticality",
     "JointCriticality",
+    "JointRobustness",
+    "LayerSets",
     "Paths",
     "Robustness",
     "Sensitivity",
@@ -22,6 +26,8 @@ __all__ = [
     "criticality",
     "distances",
     "joint_criticality",
+    "joint_robustness",
+    "largest_set",
     "operator_norms",
     "path",
     "robustness",

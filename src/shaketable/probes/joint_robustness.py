@@ -17,7 +17,7 @@ from shaketable.params import Grouping, Layer, layers
 from shaketable.perturb import Statistics, changed_tensors, fresh_params, reestimated_statistics, source_of
 from shaketable.probes.cells import Cell, Cells
 from shaketable.probes.result import FULL_MODEL
-from shaketable.probes.robustness import NO_DISTRIBUTION, NO_INIT
+from shaketable.probes.robustness import NO_DISTRIBUTION, NO_INIT, check_statistics
 from shaketable.probes.schemes import Groups, layer_groups
 from shaketable.probes.stored import (
     Result,
@@ -171,10 +171,7 @@ def joint_robustness(
     started = time.monotonic()
     check_whole(seed=seed)
     check_whole(0, draws=draws)
-    if statistics == "reestimate":  # what can be wrong with it shows now
-        reestimated_statistics(study.network, study.final, study.data("train"), batches=statistics_batches)
-    else:
-        check_statistics(statistics)
+    check_statistics(study, statistics, statistics_batches)
     data = data_of(study, splits)
     found = layers(study.network, by, study.example_inputs())
     named = layer_groups(found, groups, rest)
@@ -251,12 +248,6 @@ def changes(
         tensors = None if source is None else changed_tensors(layer, fresh, statistics)
         made[layer.name] = Change(tensors, NO_DISTRIBUTION if source is None else None, source)
     return made
-
-
-def check_statistics(statistics: str) -> None:
-    """One error for a choice that there is not."""
-    if statistics not in ("keep", "rewind"):
-        raise InputError(f"unknown statistics={statistics!r}; use 'keep' or 'rewind'.")
 
 
 @dataclass(frozen=True)

@@ -1,33 +1,32 @@
 """The largest set of layers that may be reset or dropped together: a search, each step of it, and its trade-off curve."""
 
-import json
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from difflib import get_close_matches
-from itertools import combinations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import polars as pl
 
-from shaketable.data import Data
-from shaketable.engine import Engine, Level, Precision, Variant
+from shaketable.engine import Level, Precision
 from shaketable.errors import InputError
 from shaketable.identity import fingerprint
 from shaketable.params import Grouping, Layer, layers
 from shaketable.perturb import Statistics
-from shaketable.probes.cells import Cell, Cells
-from shaketable.probes.joint_robustness import HOWS, Change, How, changes, check_statistics
+from shaketable.probes.cells import Cells
+from shaketable.probes.joint_robustness import HOWS, Change, How, changes
+from shaketable.probes.robustness import check_statistics
+from shaketable.probes.set_search import SetSearch
 from shaketable.probes.stored import Result, check_whole, facts_of, identity_of, stored, time_taken
-from shaketable.progress import progress
 from shaketable.study import Study
 
 VERSION = 1
 EXHAUSTIVE = 16
 """Candidates up to which every set may be tried."""
-SECTION = 2000
-"""Examples after which counts are kept."""
+COMPLETE = 12
+"""Candidates up to which every set is tried unless a beam is given."""
+BEAM = 3
+"""Sets of each size that are kept where there are more candidates."""
 SCHEMA = {
     "step": pl.Int64,
     "set": pl.String,
@@ -47,8 +46,6 @@ SCHEMA = {
     "status": pl.String,
     "reason": pl.String,
 }
-Set = frozenset[int]
-"""Positions of candidates."""
 
 
 class LayerSets(Result):
@@ -60,8 +57,8 @@ class LayerSets(Result):
             large as possible, ``layers`` or ``parameters``; ``errors`` summed and ``error`` averaged over ``draws``, each on ``examples``
             examples, with ``error_std`` over draws; ``accuracy_drop`` = error - error of the final network; ``within`` the tolerance;
             ``kept``: the search went on from it. ``status`` and ``reason`` where logits were NaN or infinite.
-        provenance: what, with which arguments, versions, seeds and hashes; ``largest``: the set found, ``left_out``: layers that
-            were no candidates, each with the reason.
+        provenance: what, with which arguments, versions, seeds and hashes; ``largest``: the set found, ``complete``: whether every
+            set was tried, ``left_out``: layers that were no candidates, each with the reason.
     """
 
     NAME: ClassVar[str] = "layer_sets"
@@ -69,6 +66,11 @@ class LayerSets(Result):
     def __repr__(self) -> str:
         size, name = len(self.largest), self.provenance.get("name", "a network")
         return f"<LayerSets of {name}: {size} of {len(self.provenance['candidates'])} layers, {len(self.table)} sets tried>"
+
+    @property
+    def complete(self) -> bool:
+        """Whether every set of the candidates was tried, so that no larger one is within the tolerance."""
+        return self.provenance["complete"]
 
     @property
     def largest(self) -> list[str]:
@@ -108,13 +110,14 @@ def largest_set(
     split: str,
     tolerance: float = 0.05,
     size: Literal["count", "parameters"] = "count",
-    beam: int | None = 3,
+    beam: int | Literal["auto"] | None = "auto",
     look_ahead: int = 1,
     beyond: int | None = 2,
     candidates: Iterable[str] | None = None,
     checkpoint: int = 0,
     draws: int = 3,
-    statistics: Statistics = "keep",
+    statistics: Statistics | Literal["reestimate"] = "keep",
+    statistics_batches: int = 10,
     seed: int = 0,
     level: Level = "auto",
     precision: Precision = "auto",
@@ -128,11 +131,12 @@ def largest_set(
     .. math:: \max_G \; |G| \quad\text{such that}\quad L(f_{\theta \setminus G}) - L(f_\theta) \le t
 
     where :math:`L` is the 0-1 error on one split, :math:`\theta \setminus G` the final weights with the layers of :math:`G`
-    reset or dropped together, and :math:`|G|` their number or that of their parameters. Nothing is retrained. The search is
-    greedy: from each of the ``beam`` best sets of k layers to all sets with one layer more, of which the best are kept, until
-    ``beyond`` sizes in a row have no set within the tolerance. Better is: within the tolerance; then fewer errors; then more
-    parameters; then earlier layers. By parameters, instead of fewer errors: fewer errors above those of the final network (plus
-    one) per parameter. With ``look_ahead`` L a set is as good as the best set that L - 1 further layers make of it.
+    reset or dropped together, and :math:`|G|` their number or that of their parameters. Nothing is retrained. Of at most 12
+    candidates every set is tried, unless a beam is given. Else the search is greedy: from each of the ``beam`` best sets of
+    k layers to all sets with one layer more, of which the best are kept, until ``beyond`` sizes in a row have no set within the
+    tolerance. Better is: within the tolerance; then fewer errors; then more parameters; then earlier layers. By parameters,
+    instead of fewer errors: fewer errors above those of the final network (plus one) per parameter. With ``look_ahead`` L a
+    set is as good as the best set that L - 1 further layers make of it.
 
     Args:
         study: the network, its weights, its data.
@@ -142,24 +146,27 @@ def largest_set(
         split: ``"train"`` or ``"test"``. The set is fitted to these examples: its error on others is a matter of measuring it there.
         tolerance: :math:`t`, in [0, 1).
         size: ``"count"`` or ``"parameters"``.
-        beam: sets of each size that are kept; 1 is greedy. None: all, which is exhaustive search, for at most 16 candidates.
+        beam: sets of each size that are kept; 1 is greedy. None: all, for at most 16 candidates. ``"auto"``: every set of at most 12
+            candidates is tried (``beam=None``, ``beyond=None``), and 3 sets of each size are kept where there are more.
         look_ahead: layers that a step looks ahead, at least 1.
         beyond: sizes without a set within the tolerance after which the search ends; None: it goes to the set of all.
         candidates: names of the layers that may go; without it all for which the change is known. For the paper's sets
             see :func:`shaketable.probes.schemes.scheme_group`.
         checkpoint: that layers are re-initialised to.
         draws: of re-randomisation; those of :func:`shaketable.robustness` with the same seed.
-        statistics, seed, memory, batch_size, store, command: as for :func:`shaketable.robustness`.
+        statistics, statistics_batches, seed, memory, batch_size, store, command: as for :func:`shaketable.robustness`; ``"reestimate"``
+            for each set tried.
         level, precision: of the :class:`shaketable.engine.Engine`.
 
     Returns: a :class:`LayerSets`. Its ``largest`` is within the tolerance for certain, on this split; that no larger set is
-        holds for certain only with ``beam=None``, ``beyond=None``.
+        holds for certain where ``complete``: with ``beam=None``, ``beyond=None``.
 
     Raises:
         InputError: no data for the split, no candidate, an unknown or unfit one, numbers out of range.
 
-    Cost: with D candidates at most D (D + 1) / 2 sets for ``beam=1``, times ``beam``, times about D^(L - 1) / L! for a look-ahead of L; for
-        each the part of a pass behind the layer that it has more than its base, and for each base one pass.
+    Cost: 2^D sets of D candidates where every set is tried (4096 of 12). Else at most D (D + 1) / 2 sets for ``beam=1``, times
+        ``beam``, times about D^(L - 1) / L! for a look-ahead of L. For each set the part of a pass behind the layer that it has
+        more than its base, and for each base one pass.
 
     Deviates: the paper names such a search ("one can enumerate all possible grouping schemes to find the best") and does
         not do it. Sets are counted on all examples of the split, not decided early: the steps are ranked by error, neighbours
@@ -178,10 +185,10 @@ def largest_set(
     """
     started = time.monotonic()
     check_whole(seed=seed)
-    or_none = {name: value for name, value in (("beam", beam), ("beyond", beyond)) if value is not None}
-    check_whole(1, draws=draws, look_ahead=look_ahead, **or_none)
+    given = {"beam": None if beam == "auto" else beam, "beyond": beyond}
+    check_whole(1, draws=draws, look_ahead=look_ahead, **{name: one for name, one in given.items() if one is not None})
     check_whole(0, checkpoint=checkpoint)
-    check_statistics(statistics)
+    check_statistics(study, statistics, statistics_batches)
     if how not in HOWS:
         raise InputError(f"how={how!r}: use one of {', '.join(HOWS)}.")
     if size not in ("count", "parameters"):
@@ -191,8 +198,11 @@ def largest_set(
     data = study.data(split)
     found = layers(study.network, by, study.example_inputs())
     numbers = range(draws) if how == "rerandomise" else [checkpoint if how == "reinitialise" else 0]
-    made = [changes(study, found, how, number, statistics, seed) for number in numbers]
+    with_layer: Statistics = "rewind" if statistics == "rewind" else "keep"
+    made = [changes(study, found, how, number, with_layer, seed) for number in numbers]
     chosen, left_out = _candidates(found, made[0], candidates, how)
+    if beam == "auto":
+        beam, beyond = (None, None) if len(chosen) <= COMPLETE else (BEAM, beyond)
     if beam is None and len(chosen) > EXHAUSTIVE:
         raise InputError(
             f"beam=None tries every set of {len(chosen)} layers; give at most {EXHAUSTIVE} candidates, or a beam."
@@ -202,19 +212,26 @@ def largest_set(
     asked = {"how": how, "split": split, "tolerance": tolerance, "beam": beam, "look_ahead": look_ahead}
     asked |= {"beyond": beyond, "checkpoint": checkpoint, "draws": len(made), "statistics": statistics, "seed": seed}
     asked |= {"size": "layers" if size == "count" else "parameters", "candidates": [layer.name for layer in chosen]}
+    reestimate = statistics_batches if statistics == "reestimate" else None
+    if reestimate:
+        asked |= {"statistics_batches": reestimate}
 
     def identity() -> dict[str, Any]:
         changed = [[fingerprint(one[layer.name].tensors or {}) for layer in chosen] for one in made]
-        return identity_of(study, "layer sets", VERSION, {split: data}, changes=changed, **asked)
+        train = {"reestimate": study.data("train").fingerprint()} if reestimate else {}
+        return identity_of(study, "layer sets", VERSION, {split: data}, changes=changed, **train, **asked)
 
     def measure(cells: Cells) -> LayerSets:
         tensors = [[one[layer.name].tensors or {} for layer in chosen] for one in made]
-        sets = _Sets(study, data, tensors, sizes, size == "parameters", tolerance, cells, engine_arguments)
+        sets = SetSearch(
+            study, data, tensors, sizes, size == "parameters", tolerance, reestimate, cells, engine_arguments
+        )
         kept = sets.search(beam, look_ahead, beyond)
         names = [layer.name for layer in chosen]
         rows = [dict.fromkeys(SCHEMA) | row | {"split": split} for row in sets.rows(names, kept)]
         told = {"largest": [names[i] for i in sorted(sets.largest())], "left_out": left_out, "engine": sets.choice}
-        told |= {"layers_by": by if isinstance(by, str) else "your own", "command": command}
+        told |= {"complete": beam is None and beyond is None, "layers_by": by if isinstance(by, str) else "your own"}
+        told |= {"command": command}
         facts = facts_of(study, {split: data}, **asked, **told)
         return LayerSets(pl.DataFrame(rows, schema=SCHEMA), facts | time_taken(started))
 
@@ -246,156 +263,3 @@ def _candidates(
         reason = next(iter(left_out.values()), "the list is empty")
         raise InputError(f"no layer is a candidate for how={how!r}: {reason}.")
     return chosen, left_out
-
-
-@dataclass
-class _Sets:
-    """Counts of errors of sets of candidates, each evaluated once, and the search over them."""
-
-    study: Study
-    data: Data
-    tensors: list[list[dict[str, Any]]]
-    sizes: list[int]
-    by_parameters: bool
-    tolerance: float
-    cells: Cells
-    engine_arguments: dict[str, Any]
-    errors: dict[Set, list[int]] = field(default_factory=dict)
-    not_finite: dict[Set, int] = field(default_factory=dict)
-    added: dict[Set, int] = field(default_factory=dict)
-    examples: int = 0
-    choice: str = ""
-
-    def search(self, beam: int | None, look_ahead: int, beyond: int | None) -> set[Set]:
-        """Fill in the sets that the search tries; returns those that it went on from."""
-        total, empty = len(self.sizes), frozenset[int]()
-        self._count({empty: [()]})
-        best: list[Set] = [empty]
-        kept = {empty}
-        outside = 0
-        with progress("layer sets", total) as advance:
-            for step in range(1, total + 1):
-                depth = min(look_ahead, total - step + 1)
-                asked: dict[Set, list[tuple[int, ...]]] = {}
-                for start in best:
-                    rest = [i for i in range(total) if i not in start]
-                    for deep in range(1, depth + 1):
-                        # in forward order: what has one layer more is behind the base, where little runs again
-                        for more in combinations(rest, deep):
-                            asked.setdefault(start.union(more[:-1]), []).append(more[-1:])
-                self._count(asked)
-                value: dict[Set, tuple[float, ...]] = {}
-                for start in best:
-                    rest = [i for i in range(total) if i not in start]
-                    for more in combinations(rest, depth):
-                        key = self._key(start.union(more))
-                        for i in more:
-                            one = start | {i}
-                            value[one] = min(value.get(one, key), key)
-                            self.added.setdefault(one, i)
-                order = sorted(value, key=lambda one: (value[one], self._key(one), sorted(one)))
-                best = order if beam is None else order[:beam]
-                kept.update(best)
-                advance(1, f"{step} layers, {len(self.errors)} sets")
-                tried = [one for one in self.errors if len(one) == step]
-                outside = 0 if any(map(self.within, tried)) else outside + 1
-                if beyond is not None and outside >= beyond:
-                    break
-        return kept
-
-    def _count(self, asked: dict[Set, list[tuple[int, ...]]]) -> None:
-        """Count the errors of each base with some layers more; where the base has all of them, the engine runs one layer each."""
-        for base, extras in asked.items():
-            new = [extra for extra in extras if base.union(extra) not in self.errors]
-            if not new:
-                continue
-            counts = [self._counted(draw, base, new) for draw in range(len(self.tensors))]
-            for position, extra in enumerate(new):
-                one = base.union(extra)
-                self.errors[one] = [counted[position][0] for counted in counts]
-                self.not_finite[one] = sum(counted[position][1] for counted in counts)
-                if extra:
-                    self.added.setdefault(one, extra[0])
-
-    def _counted(self, draw: int, base: Set, extras: list[tuple[int, ...]]) -> list[list[int]]:
-        """Errors, and examples without finite logits, of a base with each of some layers more, in one draw."""
-        tensors, engine = self.tensors[draw], None
-        totals = [[0, 0] for _ in extras]
-        seen = 0
-        for start in range(0, len(self.data), SECTION):
-
-            def section(start: int = start) -> Cell:
-                nonlocal engine
-                if engine is None:  # made only where something is left to compute
-                    params = dict(self.study.final)
-                    for i in base:
-                        params |= tensors[i]
-                    engine = Engine(self.study.network, params, **self.engine_arguments)
-                variants: list[Variant] = [{k: t for i in extra for k, t in tensors[i].items()} for extra in extras]
-                span = (start, min(start + SECTION, len(self.data)))
-                sums = engine.sums(variants, self.data, losses=False, span=span, planned=len(self.data))
-                self.choice = engine.choice
-                return {"sums": [[one.errors, one.not_finite] for one in sums], "examples": sums[0].examples}
-
-            found = self.cells.get(json.dumps([draw, sorted(base), extras, start]), section)
-            seen += found["examples"]
-            totals = [[a + c, b + d] for (a, b), (c, d) in zip(totals, found["sums"], strict=True)]
-        if not seen:
-            raise InputError("no label counts: every one is -100; give data with labels.")
-        self.examples = seen
-        return totals
-
-    def drop(self, one: Set) -> float:
-        """The drop in accuracy, the mean over draws."""
-        return (sum(self.errors[one]) - sum(self.errors[frozenset()])) / (self.examples * len(self.tensors))
-
-    def within(self, one: Set) -> bool:
-        """Whether the drop is within the tolerance."""
-        return self.drop(one) <= self.tolerance + 1e-12
-
-    def size(self, one: Set) -> int:
-        """What is made as large as possible."""
-        return sum(self.sizes[i] for i in one) if self.by_parameters else len(one)
-
-    def largest(self) -> Set:
-        """The largest set within the tolerance; of several the one with the fewest errors."""
-        inside = [one for one in self.errors if self.within(one)]
-        weight = {one: sum(self.sizes[i] for i in one) for one in inside}
-        return min(inside, key=lambda one: (-self.size(one), sum(self.errors[one]), -weight[one], sorted(one)))
-
-    def _key(self, one: Set) -> tuple[float, ...]:
-        """What makes a set better than another: the smaller."""
-        parameters = sum(self.sizes[i] for i in one)
-        errors = float(sum(self.errors[one]))
-        if self.by_parameters:
-            errors = (max(0.0, errors - sum(self.errors[frozenset()])) + 1) / max(parameters, 1)
-        return (not self.within(one), errors, -parameters)
-
-    def rows(self, names: Sequence[str], kept: set[Set]) -> list[Cell]:
-        """The table's rows."""
-        rows = []
-        for one in sorted(self.errors, key=len):
-            share = pl.Series([count / self.examples for count in self.errors[one]])
-            bad = self.not_finite[one]
-            reason = f"{bad} examples have NaN or infinite logits; they count as errors" if bad else None
-            rows.append(
-                {
-                    "step": len(one),
-                    "set": " + ".join(names[i] for i in sorted(one)),
-                    "added": names[self.added[one]] if one else None,
-                    "size": self.size(one),
-                    "layers": len(one),
-                    "parameters": sum(self.sizes[i] for i in one),
-                    "draws": len(share),
-                    "examples": self.examples,
-                    "errors": sum(self.errors[one]),
-                    "error": share.mean(),
-                    "error_std": share.std(),
-                    "accuracy_drop": self.drop(one),
-                    "within": self.within(one),
-                    "kept": one in kept,
-                    "status": "not finite" if bad else "ok",
-                    "reason": reason,
-                }
-            )
-        return rows

@@ -119,10 +119,7 @@ def robustness(
         raise InputError(f"thresholds robust={robust} and critical={critical}: need 0 <= robust < critical <= 1.")
     if draws < 0:
         raise InputError(f"draws={draws}: draws must be at least 0.")
-    if statistics not in ("keep", "rewind", "reestimate"):
-        raise InputError(f"unknown statistics={statistics!r}; use 'keep' or 'rewind', or 'reestimate'.")
-    if statistics == "reestimate":  # what can be wrong with it shows now
-        reestimated_statistics(study.network, study.final, study.data("train"), batches=statistics_batches)
+    check_statistics(study, statistics, statistics_batches)
     data = data_of(study, splits)
     if precision is not None:
         for one in data.values():
@@ -154,6 +151,14 @@ def robustness(
         return _result(rows, distance, robust, critical, provenance, study.history)
 
     return stored(Robustness, store, plan.identity, measure, command, robust=robust, critical=critical)
+
+
+def check_statistics(study: Study, statistics: str, batches: int) -> None:
+    """One error for a choice that there is not, or for statistics that cannot be estimated anew."""
+    if statistics not in ("keep", "rewind", "reestimate"):
+        raise InputError(f"unknown statistics={statistics!r}; use 'keep' or 'rewind', or 'reestimate'.")
+    if statistics == "reestimate":
+        reestimated_statistics(study.network, study.final, study.data("train"), batches=batches)
 
 
 @dataclass(frozen=True)
