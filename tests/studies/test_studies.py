@@ -1,5 +1,6 @@
 """The studies: their recipes, their machinery on a toy, their one formula, and that the results are those written."""
 
+import io
 import json
 from pathlib import Path
 from types import ModuleType
@@ -90,6 +91,18 @@ def test_a_bar_stands_on_the_networks_error_and_ends_at_the_error_after_the_rese
     bar, spread = panel["layer"]
     assert (bar["encoding"]["y"]["field"], bar["encoding"]["y2"]["field"]) == ("final_error", "reset_error")
     assert (spread["encoding"]["y"]["field"], spread["encoding"]["y2"]["field"]) == ("low", "high")
+
+
+def test_a_picture_is_made_smaller_and_stays_the_same_to_the_pixel(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    drawn = io.BytesIO()
+    bars = figure2.bar_chart(figure2.bar_table(figure2.run_table([robustness_of("fcn-2x8", 0, 0.1, [0.9, 0.2])] * 2)))
+    bars.save(drawn, format="png", scale_factor=1)
+    common.write_figure(bars, tmp_path, "bars", svg=False)
+    smaller = (tmp_path / "bars.png").read_bytes()
+    assert 3 * len(smaller) < len(drawn.getvalue())
+    with image.open(drawn) as before, image.open(io.BytesIO(smaller)) as after:
+        assert (before.mode, before.size, before.tobytes()) == (after.mode, after.size, after.tobytes())
 
 
 @pytest.mark.slow
