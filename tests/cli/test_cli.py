@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 from tests.cli.commands import TINY, answer, call, run
 
 from shaketable import cli
+from shaketable.training import Run
 
+RESNET = ["--network", "resnet18", "--network-arg", "width=0.0625", "--data-arg", "train_examples=64"]
 FOREIGN = [
     "robustness",
     "--network",
@@ -177,6 +179,10 @@ def test_a_bad_file_is_one_sentence_and_exit_code_2(foreign, monkeypatch, capsys
         (["train", "--recipe", "nowhere.toml"], "nowhere.toml"),
         (["train", "--device", "abacus"], "abacus"),
         (["train", "--checkpoint", "900"], "beyond epochs"),
+        (["train", *RESNET, "--remove", "stage2.resblk1"], "shapes do not fit without it"),
+        (["train", *RESNET, "--remove", "stage2.resblk3"], "near names: stage2.resblk2"),
+        (["train", *RESNET, "--freeze", "stage2.resblk"], "did you mean 'stage2.resblk"),
+        (["train", *RESNET, "--freeze", "all-but-first:stage9"], "has no stage 'stage9'; there are stage1"),
         (["robustness"], "give either the folder of a run"),
         (["robustness", "nowhere"], "nowhere"),
         (["robustness", "--network", "fcn-2x8"], "--final"),
@@ -216,13 +222,28 @@ def test_an_unexpected_failure_is_one_sentence_and_exit_code_1(trained, monkeypa
     assert "MemoryError" in answer(out)["error"]
 
 
+@pytest.mark.parametrize("option", ["freeze", "remove"])
+def test_a_scheme_freezes_or_removes_the_blocks_that_it_names(option, tmp_path, capsys):
+    few = ["--data-arg", "test_examples=20", "--epochs", 1, "--out", tmp_path, "--json"]
+    scheme = ["--" + option, "every-other:stage1,stage2", "--" + option, "stage4.resblk2"]
+    code, out, _ = call("train", *RESNET, *scheme, *few, capsys=capsys)
+    assert code == 0
+    run = Run.open(answer(out)["run"])
+    blocks = ("stage1.resblk2", "stage2.resblk2", "stage4.resblk2")
+    assert getattr(run.recipe, {"freeze": "frozen", "remove": "removed"}[option]) == blocks
+    start, end = run.checkpoints[0], run.checkpoints[1]
+    same = {name.rpartition(".conv")[0] for name in start if ".conv" in name and torch.equal(start[name], end[name])}
+    assert same == (set(blocks) if option == "freeze" else set())
+    assert any(name.startswith(blocks) for name in start) == (option == "freeze")
+
+
 def test_every_field_of_a_recipe_has_an_option(capsys):
     from dataclasses import fields
 
     from shaketable.training import Recipe
 
     renamed = {"network_args": "network_arg", "data_args": "data_arg", "milestones": "milestone"}
-    renamed |= {"augmentation": "augment", "frozen": "freeze", "checkpoints": "checkpoint"}
+    renamed |= {"augmentation": "augment", "frozen": "freeze", "removed": "remove", "checkpoints": "checkpoint"}
     code, out, _ = call("train", "--help", capsys=capsys)
     assert code == 0
     for field in fields(Recipe):

@@ -2,11 +2,17 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from shaketable.cli.terminal import Device, Json, Pairs, Root, app, finish, pairs, percent
+
+if TYPE_CHECKING:
+    from shaketable.training import Recipe
+
+SHAPE = (3, 64, 64)
+"""Of an image that every network takes: the names of blocks do not depend on it."""
 
 
 @app.command(
@@ -15,6 +21,8 @@ from shaketable.cli.terminal import Device, Json, Pairs, Root, app, finish, pair
   shaketable train --network fcn-3x256 --data mnist --data-root ~/data
   shaketable train --recipe module-criticality --network resnet18 --device cuda
   shaketable train --recipe runs/RUN/recipe.json --seed 1
+  shaketable train --network resnet50 --data cifar10 --data-root ~/data --freeze all-but-first
+  shaketable train --network resnet50 --data cifar10 --data-root ~/data --remove stage1.resblk2
   shaketable train --network resnet18-bn --network-arg width=0.25 \\
       --data cifar10 --data-arg train_examples=10000 --epochs 30 \\
       --augment pad-crop:4 --augment flip --checkpoint 1 --checkpoint 10""",
@@ -40,6 +48,7 @@ def train_(
     label_corruption: float | None = None,
     augment: Annotated[list[str] | None, Parameter(negative=())] = None,
     freeze: Annotated[list[str] | None, Parameter(negative=())] = None,
+    remove: Annotated[list[str] | None, Parameter(negative=())] = None,
     checkpoint: Annotated[list[int] | None, Parameter(negative=())] = None,
     evaluate_every: int | None = None,
     precision: Literal["float32", "bfloat16", "float16"] | None = None,
@@ -93,7 +102,9 @@ def train_(
     augment
         pad-crop:4, flip, shift:1, rotation:10 or cutout:8; in order; may be repeated.
     freeze
-        A layer that does not train; may be repeated.
+        A layer that stays as it is at the start, or a scheme of them, such as all-but-first; may be repeated.
+    remove
+        A residual block that the network is without, or a scheme of them; may be repeated.
     checkpoint
         An epoch whose weights are kept; may be repeated; default every one. 0 and the last are kept anyway.
     evaluate_every
@@ -127,6 +138,7 @@ def train_(
         "label_corruption": label_corruption,
         "augmentation": augment,
         "frozen": freeze,
+        "removed": remove,
         "checkpoints": checkpoint and sorted(set(checkpoint)),
         "evaluate_every": evaluate_every,
         "precision": precision,
@@ -139,6 +151,7 @@ def train_(
         chosen = named(recipe, **changes)
     else:
         chosen = Recipe.from_file(recipe).changed(**changes)
+    chosen = chosen.replace(frozen=_layers(chosen, chosen.frozen), removed=_layers(chosen, chosen.removed))
     run = train(chosen, out=out, data_root=data_root, device=device)
     last = run.history.row(-1, named=True)
     answer = {"run": str(run.path), "epochs": last["epoch"], "checkpoints": list(run.checkpoints)}
@@ -148,3 +161,16 @@ def train_(
         f"next: shaketable robustness {shlex.quote(str(run.path))}",
     ]
     finish(answer, told, json)
+
+
+def _layers(recipe: "Recipe", names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of layers; those of a scheme stand in the place of its name."""
+    from shaketable.networks import construct
+    from shaketable.params import layers
+    from shaketable.probes.schemes import SCHEMES, scheme_group
+
+    if not any(name.partition(":")[0] in SCHEMES for name in names):
+        return names
+    found = layers(construct(recipe.network, SHAPE, 10, **recipe.network_args), "block")
+    groups = (scheme_group(found, name) if name.partition(":")[0] in SCHEMES else (name,) for name in names)
+    return tuple(dict.fromkeys(layer for group in groups for layer in group))
