@@ -32,9 +32,9 @@ def pair(network: str, **fields: object) -> list[Recipe]:
 SLICE = {
     "data_args": {"train_examples": 3_000, "test_examples": 1_000},
     "batch_size": 64,
-    "epochs": 15,
+    "epochs": 12,
     "checkpoints": (0, 1, 5),
-    "evaluate_every": 15,
+    "evaluate_every": 12,
     "precision": "bfloat16",
 }
 SETTINGS = {

@@ -4,7 +4,8 @@ ResN(4^2) and ResN(4^4) on CIFAR-10, r = 4 weight sets a block, s stages randomi
 budget, number of steps, step size or learning rate: 8/255, 20, 2/255 and 0.01 are ours. Beside its attacker, who takes one
 random answer for the network's own, each attack is run with gradients averaged over draws. This is no defense.
 
-The small setting has a quarter of the channels (ResN(4^4) an eighth), a slice of the data and fewer attacked examples.
+The small setting has a quarter of the channels, the strided first layers of ImageNet networks, a slice of the data and fewer
+attacked examples and steps.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,8 @@ from shaketable.files import write_text
 from shaketable.study import Study
 from shaketable.training import Recipe, Run
 from studies.common import Options, markdown, options, trained, write_facts, write_table
-from studies.figure3_4_convolutional import recipe, small
+from studies.figure3_4_convolutional import recipe
+from studies.table1_frozen import narrow
 
 STAGES = {"resn-4-4": (1, 2), "resn-4-4-4-4": (1, 2, 4)}
 # Mean and standard deviation in per cent: clean, FGSM, PGD. s = 0 is the baseline.
@@ -47,13 +49,9 @@ class Setting:
     step_size: float = 2 / 255
 
 
-SLICE = {"epochs": 20, "milestones": (6, 12, 18), "checkpoints": (0,), "precision": "bfloat16"}
 SETTINGS = {
     "small": Setting(
-        [small("resn-4-4", 2_500, **SLICE), small("resn-4-4-4-4", 2_500, width=0.125, **SLICE)],
-        examples=100,
-        gradient_draws=(1, 4),
-        steps=10,
+        [narrow(name, width=0.25, checkpoints=(0,)) for name in STAGES], examples=200, gradient_draws=(1, 4), steps=10
     ),
     "full": Setting([recipe(name) for name in STAGES]),
 }

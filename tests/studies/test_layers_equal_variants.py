@@ -160,16 +160,16 @@ def test_table_3_runs_on_a_toy_and_re_estimates_where_there_is_batch_norm(tmp_pa
     probe = common.probe
     fewer = lambda *a, **k: probe(*a, **k | ({"statistics_batches": 2} if k else {}))  # noqa: E731
     monkeypatch.setattr(table3_variants, "probe", fewer)
-    recipe = table3_variants.SETTINGS["small"].recipes[4].replace(**TOY, network_args={"width": 0.05})
+    recipe = table3_variants.SETTINGS["small"].recipes[4].replace(**TOY, network_args={"width": 0.0625})
     setting = common.Setting([table3_variants.variants(recipe)[number] for number in (0, 3)], draws=1)
     table3_variants.study(setting, toy_options(tmp_path))
     text = (tmp_path / "out" / "table3.md").read_text().splitlines()
     assert text[0] == "| network | N/A | +wd | +bn | +wd+bn |"
-    assert text[2].startswith("| resnet18-v2 |")
-    assert "(10.4)" in text[2]
-    assert "(5.5)" in text[2]
+    assert text[2].startswith("| resnet50-v2 |")
+    assert "(8.4)" in text[2]
+    assert "(5.0)" in text[2]
     names = {path.name for path in (tmp_path / "out").glob("robustness-*.csv")}
-    assert names == {f"robustness-resnet18-v2{end}.csv" for end in ("", "-bn-wd", "-bn-wd-reestimated")}
+    assert names == {f"robustness-resnet50-v2{end}.csv" for end in ("", "-bn-wd", "-bn-wd-reestimated")}
 
 
 @pytest.mark.slow
