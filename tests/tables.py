@@ -12,6 +12,8 @@ from shaketable.probes.criticality import SCHEMA as CRITICALITY
 from shaketable.probes.criticality import Criticality
 from shaketable.probes.paths import SCHEMA as PATH
 from shaketable.probes.paths import Paths
+from shaketable.probes.prunability import TESTS, Prunability
+from shaketable.probes.pruning_curve import SCHEMA as PRUNING
 from shaketable.probes.valleys import SCHEMA as VALLEY
 from shaketable.probes.valleys import Valley
 
@@ -100,3 +102,25 @@ def measures() -> pl.DataFrame:
 def bound(error: float = 0.02) -> Bound:
     """A bound of two layers."""
     return criticality_bound(error, [1000, 100], [0.5, 1.0], [0.2, 0.1], [4.0, 1.0], 5000, form="inverse")
+
+
+def prunability(noise: int = 0, methods: Sequence[str] = ("magnitude",), **facts: Any) -> Prunability:
+    """Magnitude pruning that keeps 0.3 of the weights, random pruning 0.8 and 0.9, and curves at three sparsities."""
+    tests, rows = [], []
+    for method in methods:
+        for draw, kept in enumerate((0.3,) if method == "magnitude" else (0.8, 0.9)):
+            what = {"method": method, "draw": None if method == "magnitude" else draw}
+            for tested, holds in ((kept, True), (kept - 0.1, False)):
+                size = {"kept": tested, "removed": round(1000 * (1 - tested)), "parameters": 1000, "bound": 0.11}
+                seen = {"holds": holds, "seen": 500 if holds else 100, "loss": 0.1 if holds else 0.12}
+                tests.append(what | size | seen)
+            for split in ("train", "test"):
+                for sparsity in (0.0, 0.5, 1.0):
+                    for number in (None, *range(noise)):
+                        loss = 0.1 + sparsity + (number or 0) / 100 + (split == "test") / 10
+                        told = {"perturbation": "pruning" if number is None else "noise", "noise_draw": number}
+                        numbers = {"loss": loss, "error": sparsity / 2, "accuracy": 1 - sparsity / 2}
+                        place = {"sparsity": sparsity, "size": 3 * sparsity, "split": split, "status": "ok"}
+                        rows.append(dict.fromkeys(PRUNING) | what | told | place | numbers)
+    known = FACTS | {"clean": 0.1, "bound": 0.11, "beta": 0.1, "tolerance": "relative", "search": "bisection"} | facts
+    return Prunability(pl.DataFrame(rows, schema=PRUNING), known, pl.DataFrame(tests, schema=TESTS))

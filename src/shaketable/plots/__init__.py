@@ -3,6 +3,7 @@
 from shaketable.plots.criticality import criticality_bars, criticality_curve
 from shaketable.plots.drawing import FINAL, RAND
 from shaketable.plots.operators import operator_norm_heatmap, similarity_heatmap, spectrum_curves
+from shaketable.plots.pruning import pruning_curves
 from shaketable.plots.robustness import (
     DISTANCES,
     QUANTITIES,
@@ -28,6 +29,7 @@ __all__ = [
     "javascript",
     "operator_norm_heatmap",
     "path_curves",
+    "pruning_curves",
     "robustness_curves",
     "robustness_heatmap",
     "save",

@@ -6,6 +6,7 @@ from shaketable.probes.joint import JointCriticality, joint_criticality
 from shaketable.probes.joint_robustness import JointRobustness, joint_robustness
 from shaketable.probes.layer_sets import LayerSets, largest_set
 from shaketable.probes.paths import Paths, path
+from shaketable.probes.prunability import Prunability, prunability
 from shaketable.probes.result import Robustness
 from shaketable.probes.robustness import robustness
 from shaketable.probes.sensitivity import Sensitivity, sensitivity
@@ -19,6 +20,7 @@ __all__ = [
     "JointRobustness",
     "LayerSets",
     "Paths",
+    "Prunability",
     "Robustness",
     "Sensitivity",
     "Valley",
@@ -30,6 +32,7 @@ __all__ = [
     "largest_set",
     "operator_norms",
     "path",
+    "prunability",
     "robustness",
     "sensitivity",
     "similarity",

@@ -31,6 +31,7 @@ from shaketable.probes.stored import (
     time_taken,
 )
 from shaketable.progress import progress
+from shaketable.pruning import ordered
 from shaketable.study import Study
 
 VERSION = 1
@@ -279,8 +280,9 @@ class _Plan:
                 moved = {"perturbation": "noise", "magnitude": sigma, "draw": draw, "normalised_l2": sigma * length}
                 yield what | moved, Combination(((1.0, params), (sigma, noise)))
         matrices = {name: tensor for name, tensor in params.items() if tensor.dim() > 1}
-        pruning = smallest_removed(matrices, self.pruning) if matrices else ()
-        for sparsity, pruned in zip(self.pruning, pruning, strict=False):
+        order = ordered(matrices, [list(matrices)] if matrices else [])
+        for sparsity in self.pruning if matrices else ():
+            pruned = order.at(sparsity)
             change = sum(float((matrices[name] - pruned[name]).double().square().sum()) for name in pruned)
             moved = {"perturbation": "prune", "magnitude": sparsity, "normalised_l2": math.sqrt(change / size)}
             yield what | moved, pruned
@@ -298,19 +300,6 @@ def scaled_noise(tensor: Tensor, seed: int, draw: int, name: str) -> Tensor:
     scale = float(torch.linalg.vector_norm(tensor.double())) / math.sqrt(tensor.numel())
     normal = torch.randn(tensor.shape, generator=generator_from(seed, "noise", draw, name))
     return (normal * scale).to(tensor.device, tensor.dtype)
-
-
-def smallest_removed(matrices: dict[str, Tensor], sparsities: Iterable[float]) -> Iterator[dict[str, Tensor]]:
-    """For each sparsity, tensors with that fraction of all their entries set to zero: the smallest, of equal ones the first."""
-    order = torch.cat([tensor.abs().flatten() for tensor in matrices.values()]).argsort(stable=True)
-    for sparsity in sparsities:
-        removed = torch.zeros(len(order), dtype=torch.bool, device=order.device)
-        removed[order[: round(sparsity * len(order))]] = True
-        parts = removed.split([tensor.numel() for tensor in matrices.values()])
-        yield {
-            name: tensor.masked_fill(part.reshape(tensor.shape), 0)
-            for (name, tensor), part in zip(matrices.items(), parts, strict=True)
-        }
 
 
 def _magnitudes(name: str, given: Iterable[float], highest: float) -> tuple[float, ...]:
