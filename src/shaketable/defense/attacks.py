@@ -94,7 +94,7 @@ def adversarial_examples(
     adversarial examples, ICML 2018.
     """
     images = images_of(data)
-    _check_budget(attack, images, eps, steps, step_size, bounds)
+    check_budget(attack, images, eps, steps, step_size, bounds)
     check_whole(gradient_draws=gradient_draws, batch_size=batch_size)
     count = steps if attack == "pgd" else 1
     draws = [
@@ -228,7 +228,7 @@ def attack_table(
         raise InputError("there are no models to attack; give at least one.")
     check_whole(examples=examples, repeats=repeats, batch_size=batch_size, gradient_draws=gradient_draws)
     for attack in attacks:
-        _check_budget(attack, images_of(data), eps, steps, step_size, bounds)
+        check_budget(attack, images_of(data), eps, steps, step_size, bounds)
     order = torch.randperm(len(data), generator=generator_from(seed, "examples"))[:examples].sort().values
     attacked = data.subset(order)
     rows = []
@@ -339,7 +339,7 @@ def _captum() -> tuple[Any, Any]:
     return FGSM, PGD
 
 
-def _check_budget(
+def check_budget(
     attack: str, images: Tensor, eps: float, steps: int, step_size: float, bounds: tuple[float, float]
 ) -> None:
     """One error for the first number that makes no sense."""
