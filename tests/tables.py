@@ -7,13 +7,19 @@ from typing import Any
 import polars as pl
 
 from shaketable.bounds import Bound, criticality_bound
+from shaketable.defense import Attacks
+from shaketable.defense.attacks import ATTACK_SCHEMA
 from shaketable.measures.measure import SCHEMA as MEASURES
+from shaketable.probes import JointRobustness, LayerSets, Sensitivity
 from shaketable.probes.criticality import SCHEMA as CRITICALITY
 from shaketable.probes.criticality import Criticality
+from shaketable.probes.joint_robustness import SCHEMA as JOINT
+from shaketable.probes.layer_sets import SCHEMA as SETS
 from shaketable.probes.paths import SCHEMA as PATH
 from shaketable.probes.paths import Paths
 from shaketable.probes.prunability import TESTS, Prunability
 from shaketable.probes.pruning_curve import SCHEMA as PRUNING
+from shaketable.probes.sensitivity import SCHEMA as SENSITIVITY
 from shaketable.probes.valleys import SCHEMA as VALLEY
 from shaketable.probes.valleys import Valley
 
@@ -124,3 +130,110 @@ def prunability(noise: int = 0, methods: Sequence[str] = ("magnitude",), **facts
                         rows.append(dict.fromkeys(PRUNING) | what | told | place | numbers)
     known = FACTS | {"clean": 0.1, "bound": 0.11, "beta": 0.1, "tolerance": "relative", "search": "bisection"} | facts
     return Prunability(pl.DataFrame(rows, schema=PRUNING), known, pl.DataFrame(tests, schema=TESTS))
+
+
+def sensitivity(layers: Sequence[str] = ("in", "norm", "out"), unpruned: Sequence[str] = ()) -> Sensitivity:
+    """The error grows with the magnitude, and falls with depth; layers in ``unpruned`` could not be pruned."""
+    rows = []
+    for split in ("test", "train"):
+        known = {"split": split, "examples": 100, "parameters": 6, "kind": "Linear", "status": "ok"}
+        clean = {"perturbation": "none", "errors": 1, "error": 0.01, "loss": 0.1, "accuracy_drop": 0.0}
+        rows.append(known | clean | {"layer": "full model", "position": -1})
+        for position, layer in enumerate(layers):
+            for perturbation, magnitudes in (("noise", (0.1, 1.0)), ("prune", (0.5, 0.9))):
+                for magnitude, draw in [
+                    (m, d) for m in magnitudes for d in ((0, 1) if perturbation == "noise" else (None,))
+                ]:
+                    what = {"layer": layer, "position": position, "perturbation": perturbation, "magnitude": magnitude}
+                    error = 0.01 + min(0.8, magnitude / (2 + 10 * position)) + 0.01 * (draw or 0)
+                    numbers = {"error": error, "loss": 3 * error, "accuracy_drop": error - 0.01, "normalised_l2": 0.1}
+                    if perturbation == "prune" and layer in unpruned:
+                        numbers = {"status": "unavailable", "reason": "it has no matrix"}
+                    rows.append(known | what | {"draw": draw} | numbers)
+    table = pl.DataFrame([dict.fromkeys(SENSITIVITY) | row for row in rows], schema=SENSITIVITY)
+    return Sensitivity(table, FACTS | {"classes": 10, "draws": 2, "command": "shaketable sensitivity runs/RUN"})
+
+
+def joint(groups: dict[str, list[str]] | None = None, removable: bool = True, **facts: Any) -> JointRobustness:
+    """Groups of five blocks: each layer more costs ten points; removal half of that."""
+    blocks = [f"block{i}" for i in range(5)]
+    groups = groups or {"every-other": ["block1", "block3"], "rest of every-other": ["block0", "block2", "block4"]}
+    rows = []
+    for split in ("test", "train"):
+        known = {"split": split, "examples": 100, "status": "ok", "layers": 5, "parameters": 500}
+        for checkpoint, error in ((0, 0.9), (3, 0.1)):
+            numbers = {"errors": round(100 * error), "error": error, "loss": error, "accuracy_drop": error - 0.1}
+            reference = {"group": "full model", "position": -1, "perturbation": "none", "checkpoint": checkpoint}
+            rows.append(known | reference | numbers)
+        for position, (group, members) in enumerate(groups.items()):
+            own = known | {
+                "group": group,
+                "position": position,
+                "layers": len(members),
+                "parameters": 100 * len(members),
+            }
+            for how, checkpoint, draw, share in (
+                ("reinitialise", 0, None, 0.1),
+                ("reinitialise", 3, None, 0.0),
+                ("rerandomise", None, 0, 0.2),
+                ("rerandomise", None, 1, 0.24),
+                ("remove", None, None, 0.05),
+            ):
+                error = 0.1 + share * len(members)
+                numbers = {"errors": round(100 * error), "error": error, "loss": error, "accuracy_drop": error - 0.1}
+                if how == "remove" and not removable:
+                    numbers = {"status": "unavailable", "reason": "block1: shapes do not fit without it"}
+                rows.append(own | {"perturbation": how, "checkpoint": checkpoint, "draw": draw} | numbers)
+    table = pl.DataFrame([dict.fromkeys(JOINT) | row for row in rows], schema=JOINT)
+    given = {"groups": groups, "layers": blocks, "classes": 10, "draws": 2, "final_checkpoint": 3, "statistics": "keep"}
+    return JointRobustness(table, FACTS | given | {"command": "shaketable joint runs/RUN"} | facts)
+
+
+def layer_sets(
+    how: str = "reinitialise", largest: Sequence[str] = ("block1", "block3"), complete: bool = True
+) -> LayerSets:
+    """A search over three candidates whose largest set within five points is ``largest``, on training data."""
+    sets = [
+        (),
+        ("block1",),
+        ("block3",),
+        ("block4",),
+        ("block1", "block3"),
+        ("block1", "block4"),
+        ("block1", "block3", "block4"),
+    ]
+    rows = []
+    for one in sets:
+        drop = 0.01 * len(one) if set(one) <= set(largest) else 0.3 * len(one)
+        sizes = {"step": len(one), "layers": len(one), "size": len(one), "parameters": 100 * len(one), "split": "train"}
+        counts = {"draws": 1, "examples": 100, "errors": round(100 * (0.1 + drop)), "error": 0.1 + drop}
+        judged = {"accuracy_drop": drop, "within": drop <= 0.05, "kept": True, "status": "ok"}
+        rows.append({"set": " + ".join(one), "added": one[-1] if one else None} | sizes | counts | judged)
+    table = pl.DataFrame([dict.fromkeys(SETS) | row for row in rows], schema=SETS)
+    given = {"how": how, "split": "train", "tolerance": 0.05, "size": "layers", "largest": list(largest), "draws": 1}
+    given |= {"candidates": ["block1", "block3", "block4"], "left_out": {"block0": "its shortcut is no identity"}}
+    given |= {"complete": complete, "beam": None if complete else 3, "checkpoint": 0, "classes": 10}
+    return LayerSets(table, FACTS | given | {"command": "shaketable joint runs/RUN --search"})
+
+
+def attacks(suspect: bool = False) -> Attacks:
+    """Two models under FGSM and PGD, the randomised one with averaged gradients too."""
+    rows = []
+    for model, draws in (("baseline", (1,)), ("r=4, s=1", (1, 10))):
+        for attack, number, share in [
+            ("clean", None, 0.9),
+            *((a, n, s) for n in draws for a, s in (("fgsm", 0.5), ("pgd", 0.3))),
+        ]:
+            for repeat in range(2):
+                row = {"model": model, "attack": attack, "gradient_draws": number, "repeat": repeat, "examples": 100}
+                correct = round(100 * (share + 0.1 * (model != "baseline") - 0.1 * ((number or 1) > 1))) + repeat
+                row |= {"correct": correct, "accuracy": correct / 100, "clean_accuracy": 0.9, "status": "ok"}
+                if attack != "clean":
+                    row |= {"eps": 8 / 255} | ({"steps": 20, "step_size": 2 / 255} if attack == "pgd" else {})
+                if suspect and attack == "pgd":
+                    row |= {"status": "suspect", "reason": "PGD is too weak here"}
+                rows.append(row)
+    table = pl.DataFrame([dict.fromkeys(ATTACK_SCHEMA) | row for row in rows], schema=ATTACK_SCHEMA)
+    return Attacks(
+        table, FACTS | {"eps": 8 / 255, "steps": 20, "step_size": 2 / 255, "command": "shaketable attack runs/RUN"}
+    )

@@ -109,7 +109,7 @@ def attacked(
     for stages in dict.fromkeys(s):
         if stages != 0:
             networks[f"r={r}, s={stages}"] = RandomisedClassifier(study, r=r, s=stages, seed=seed)
-    arguments = {"attacks": list(attacks), "eps": eps, "steps": steps, "step_size": step_size, "seed": seed}
+    arguments: dict[str, Any] = {"attacks": list(attacks), "eps": eps, "steps": steps, "step_size": step_size, "seed": seed}
     arguments |= {"random_start": random_start, "examples": examples, "repeats": repeats}
     asked = arguments | {"models": list(networks), "gradient_draws": draws}
     shown = {"normalisation": normalisation and {"mean": normalisation.mean, "std": normalisation.std}}

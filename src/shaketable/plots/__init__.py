@@ -2,6 +2,7 @@
 
 from shaketable.plots.criticality import criticality_bars, criticality_curve
 from shaketable.plots.drawing import FINAL, RAND
+from shaketable.plots.layer_sets import joint_heatmap, trade_off_curve
 from shaketable.plots.operators import operator_norm_heatmap, similarity_heatmap, spectrum_curves
 from shaketable.plots.pruning import pruning_curves
 from shaketable.plots.robustness import (
@@ -13,6 +14,7 @@ from shaketable.plots.robustness import (
     robustness_heatmap,
 )
 from shaketable.plots.saving import javascript, save
+from shaketable.plots.sensitivity import sensitivity_heatmap
 from shaketable.plots.training import PANELS, training_history
 from shaketable.plots.valleys import path_curves, valley_grid, valley_surface
 
@@ -27,14 +29,17 @@ __all__ = [
     "criticality_curve",
     "distance_heatmap",
     "javascript",
+    "joint_heatmap",
     "operator_norm_heatmap",
     "path_curves",
     "pruning_curves",
     "robustness_curves",
     "robustness_heatmap",
     "save",
+    "sensitivity_heatmap",
     "similarity_heatmap",
     "spectrum_curves",
+    "trade_off_curve",
     "training_history",
     "valley_grid",
     "valley_surface",

@@ -162,7 +162,7 @@ def trade_off_curve(
     rows = [row | {"best": row["set"] in best} for row in finite(table.select(fields), ["error"]).to_dicts()]
     split = table["split"][0]
     whole = alt.Axis(format="d", tickMinStep=1) if size == "layers" else alt.Axis(format="~s")
-    x = alt.X(f"{size}:Q", title=f"{size} reset together", axis=whole)
+    x = alt.X(f"{size}:Q", title=f"{size} reset or dropped together", axis=whole)
     y = alt.Y("error:Q", title=f"{split} error", axis=alt.Axis(format=".0%"), scale=alt.Scale(zero=True))
     tooltip = [
         alt.Tooltip("set:N"),

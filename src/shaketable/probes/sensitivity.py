@@ -89,6 +89,12 @@ class Sensitivity(Result):
         facts += [pl.col("status").sort_by(pl.col("status") == "ok").first(), pl.col("reason").drop_nulls().first()]
         return self.table.group_by(keys, maintain_order=True).agg(facts)
 
+    def plot(self, **arguments: Any) -> Any:
+        """The heat map; see :func:`shaketable.plots.sensitivity_heatmap`."""
+        from shaketable.plots import sensitivity_heatmap  # drawn only when asked for: nothing above depends on it
+
+        return sensitivity_heatmap(self.summary(), **({"classes": self.provenance.get("classes")} | arguments))
+
     def tolerated(self, perturbation: str, drop: float = 0.05, split: str = "test") -> pl.DataFrame:
         """The largest magnitude up to which each layer's mean accuracy drop stays within ``drop``, of those measured.
 
