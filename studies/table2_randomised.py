@@ -12,9 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
-from torch import nn
 
-from shaketable.defense import Normalised, RandomisedClassifier, attack_summary, attack_table, pixels
+from shaketable.defense import attack_summary, attacked
 from shaketable.files import write_text
 from shaketable.study import Study
 from shaketable.training import Recipe, Run
@@ -23,15 +22,15 @@ from studies.figure3_4_convolutional import recipe
 from studies.table1_frozen import narrow
 
 STAGES = {"resn-4-4": (1, 2), "resn-4-4-4-4": (1, 2, 4)}
-# Mean and standard deviation in per cent: clean, FGSM, PGD. s = 0 is the baseline.
-PRINTED: Mapping[tuple[str, int], tuple[str, str, str]] = {
-    ("resn-4-4", 0): ("91.05 ± 0.00", "12.75 ± 0.04", "0.33 ± 0.16"),
-    ("resn-4-4", 1): ("89.45 ± 0.13", "69.85 ± 1.60", "6.71 ± 0.37"),
-    ("resn-4-4", 2): ("87.70 ± 0.25", "71.18 ± 0.49", "9.65 ± 0.27"),
-    ("resn-4-4-4-4", 0): ("90.08 ± 0.00", "8.45 ± 0.00", "0.00 ± 0.00"),
-    ("resn-4-4-4-4", 1): ("89.64 ± 0.12", "62.76 ± 1.09", "2.60 ± 0.26"),
-    ("resn-4-4-4-4", 2): ("89.13 ± 0.13", "67.20 ± 0.63", "3.56 ± 0.48"),
-    ("resn-4-4-4-4", 4): ("88.24 ± 0.18", "69.09 ± 1.59", "5.60 ± 0.53"),
+# Mean and standard deviation in per cent: clean, FGSM, PGD.
+PRINTED: Mapping[tuple[str, str], tuple[str, str, str]] = {
+    ("resn-4-4", "baseline"): ("91.05 ± 0.00", "12.75 ± 0.04", "0.33 ± 0.16"),
+    ("resn-4-4", "r=4, s=1"): ("89.45 ± 0.13", "69.85 ± 1.60", "6.71 ± 0.37"),
+    ("resn-4-4", "r=4, s=2"): ("87.70 ± 0.25", "71.18 ± 0.49", "9.65 ± 0.27"),
+    ("resn-4-4-4-4", "baseline"): ("90.08 ± 0.00", "8.45 ± 0.00", "0.00 ± 0.00"),
+    ("resn-4-4-4-4", "r=4, s=1"): ("89.64 ± 0.12", "62.76 ± 1.09", "2.60 ± 0.26"),
+    ("resn-4-4-4-4", "r=4, s=2"): ("89.13 ± 0.13", "67.20 ± 0.63", "3.56 ± 0.48"),
+    ("resn-4-4-4-4", "r=4, s=4"): ("88.24 ± 0.18", "69.09 ± 1.59", "5.60 ± 0.53"),
 }
 
 
@@ -57,42 +56,29 @@ SETTINGS = {
 }
 
 
-def attacked(run: Run, setting: Setting, chosen: Options) -> pl.DataFrame:
+def attack_rows(run: Run, setting: Setting, chosen: Options) -> pl.DataFrame:
     """All attacks on one trained network and on its randomised versions, a row per repeat."""
-    study = Study.from_run(run.path, chosen.data_root, chosen.device)
-    normalisation = run.dataset(chosen.data_root).normalisation
-    data = pixels(study.data("test"), normalisation)
-
-    def in_pixels(network: nn.Module) -> nn.Module:
-        return network if normalisation is None else Normalised(network, normalisation)
-
-    models = {"0": in_pixels(study.network)}
-    for s in STAGES[run.recipe.network]:
-        models[str(s)] = in_pixels(RandomisedClassifier(study, r=setting.r, s=s))
-    tables = [
-        attack_table(
-            models,
-            data,
-            eps=setting.eps,
-            steps=setting.steps,
-            step_size=setting.step_size,
-            examples=setting.examples,
-            repeats=setting.repeats,
-            gradient_draws=draws,
-        )
-        for draws in setting.gradient_draws
-    ]
-    # The clean accuracy does not depend on the attacker: once is enough.
-    kept = [tables[0], *(table.filter(pl.col("attack") != "clean") for table in tables[1:])]
-    return pl.concat(kept).select(
-        pl.lit(run.recipe.network).alias("network"), pl.col("model").cast(pl.Int64).alias("s"), pl.exclude("model")
+    result = attacked(
+        Study.from_run(run.path, chosen.data_root, chosen.device),
+        run.dataset(chosen.data_root).normalisation,
+        r=setting.r,
+        s=STAGES[run.recipe.network],
+        eps=setting.eps,
+        steps=setting.steps,
+        step_size=setting.step_size,
+        gradient_draws=setting.gradient_draws,
+        examples=setting.examples,
+        repeats=setting.repeats,
+        store=run.path / "attack",
+        command=chosen.command,
     )
+    return result.table.select(pl.lit(run.recipe.network).alias("network"), pl.all())
 
 
-def table_2(table: pl.DataFrame, r: int) -> str:
+def table_2(table: pl.DataFrame) -> str:
     """The table as the paper prints it, beside the paper's: accuracies in per cent."""
     parts = [
-        attack_summary(part.rename({"s": "model"})).with_columns(pl.lit(network).alias("network"))
+        attack_summary(part).with_columns(pl.lit(network).alias("network"))
         for (network,), part in table.group_by("network", maintain_order=True)
     ]
     cells = {
@@ -105,19 +91,18 @@ def table_2(table: pl.DataFrame, r: int) -> str:
     columns = [(attack, k) for k in draws for attack in ("fgsm", "pgd")]
     titles = [f"{attack.upper()}, mean of {k} gradients" if k > 1 else attack.upper() for attack, k in columns]
     rows = []
-    for network, s in dict.fromkeys(key[:2] for key in cells):
-        name = "baseline" if s == 0 else f"r={r}, s={s}"
-        own = [cells[network, s, "clean", None], *(cells.get((network, s, *column), "") for column in columns)]
-        rows.append([network, name, *own, *PRINTED[network, s]])
+    for network, model in dict.fromkeys(key[:2] for key in cells):
+        own = [cells[network, model, "clean", None], *(cells.get((network, model, *column), "") for column in columns)]
+        rows.append([network, model, *own, *PRINTED[network, model]])
     return markdown(["network", "model", "clean", *titles, "paper: clean", "paper: FGSM", "paper: PGD"], rows)
 
 
 def study(setting: Setting, chosen: Options) -> None:
     """Train, attack, write ``attacks.csv``, ``table.md`` and ``results.json``."""
     runs = trained(setting.recipes, chosen)
-    table = pl.concat([attacked(run, setting, chosen) for run in runs])
+    table = pl.concat([attack_rows(run, setting, chosen) for run in runs])
     write_table(table, chosen.out / "attacks.csv")
-    write_text(chosen.out / "table.md", table_2(table, setting.r))
+    write_text(chosen.out / "table.md", table_2(table))
     write_facts(runs, chosen)
 
 

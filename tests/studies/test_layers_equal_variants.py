@@ -79,7 +79,8 @@ def test_table_2_in_full_is_that_of_the_paper():
     setting = table2_randomised.SETTINGS["full"]
     assert [recipe.network for recipe in setting.recipes] == list(table2_randomised.STAGES)
     assert (setting.examples, setting.repeats, setting.r) == (1000, 5, 4)
-    printed = {(name, s) for name, stages in table2_randomised.STAGES.items() for s in (0, *stages)}
+    stages = table2_randomised.STAGES.items()
+    printed = {(name, model) for name, some in stages for model in ("baseline", *(f"r=4, s={s}" for s in some))}
     assert printed == set(table2_randomised.PRINTED)
     for recipe in setting.recipes:
         assert (recipe.epochs, recipe.milestones, recipe.weight_decay) == (100, (30, 60, 90), 0.0)
@@ -107,8 +108,8 @@ def test_the_table_of_attacks_is_mean_and_deviation_beside_what_is_printed():
     row = {"network": "resn-4-4", "eps": 0.1, "steps": None, "step_size": None, "examples": 10, "correct": 0}
     row |= {"clean_accuracy": 0.9, "status": "ok", "reason": None}
     rows = [
-        row | {"s": s, "attack": attack, "gradient_draws": draws, "repeat": repeat, "accuracy": accuracy}
-        for s in (0, 1)
+        row | {"model": model, "attack": attack, "gradient_draws": draws, "repeat": repeat, "accuracy": accuracy}
+        for model in ("baseline", "r=4, s=1")
         for attack, draws, accuracies in (
             ("clean", None, (0.9, 0.7)),
             ("fgsm", 1, (0.5, 0.5)),
@@ -118,7 +119,7 @@ def test_the_table_of_attacks_is_mean_and_deviation_beside_what_is_printed():
         )
         for repeat, accuracy in enumerate(accuracies)
     ]
-    text = table2_randomised.table_2(pl.DataFrame(rows, infer_schema_length=None), r=4).splitlines()
+    text = table2_randomised.table_2(pl.DataFrame(rows, infer_schema_length=None)).splitlines()
     assert text[0].startswith("| network | model | clean | FGSM | PGD | FGSM, mean of 4 gradients | PGD, mean of 4")
     assert text[2] == (
         "| resn-4-4 | baseline | 80.00 ± 14.14 | 50.00 ± 0.00 | 20.00 ± 0.00 | 40.00 ± 0.00 | 20.00 ± 14.14 "
@@ -151,7 +152,7 @@ def test_table_2_runs_on_a_toy(tmp_path):
     setting = table2_randomised.Setting([recipe], examples=20, repeats=2, gradient_draws=(1, 2), steps=2)
     table2_randomised.study(setting, toy_options(tmp_path))
     table = pl.read_csv(tmp_path / "out" / "attacks.csv")
-    assert len(table) == 3 * 2 * (1 + 2 + 2)
+    assert len(table) == 2 * (3 * (1 + 2) + 2 * 2)  # nothing of the baseline to average
     assert (tmp_path / "out" / "table.md").read_text().count("\n") == 2 + 3
 
 
