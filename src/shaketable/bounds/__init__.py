@@ -9,6 +9,7 @@ from shaketable.bounds.criticality import (
     prior_sigma,
 )
 from shaketable.bounds.deterministic import deterministic_bound, perturbation_sigmas, study_deterministic_bound
+from shaketable.bounds.dropout import dropout_bound, dropout_divergence, study_dropout_bound
 from shaketable.bounds.mcallester import error_upper_bound, kl_inverse, mcallester_bound
 from shaketable.bounds.stochastic import bounds_by_scale, study_bound, study_corollary_bound
 
@@ -20,6 +21,8 @@ __all__ = [
     "criticality_bound",
     "criticality_kl",
     "deterministic_bound",
+    "dropout_bound",
+    "dropout_divergence",
     "error_upper_bound",
     "kl_inverse",
     "mcallester_bound",
@@ -29,4 +32,5 @@ __all__ = [
     "study_bound",
     "study_corollary_bound",
     "study_deterministic_bound",
+    "study_dropout_bound",
 ]

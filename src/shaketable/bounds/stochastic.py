@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import polars as pl
 import torch
@@ -124,18 +125,18 @@ def study_bound(
         best = float(table.sort("estimate", "scale")["scale"][0])
     posterior = posterior.scaled(best)
     engine = Engine(study.network, study.final, precision="float32")
-    train, test = _errors(study, engine, posterior, draws, seed, "bound", advance)
+    train, test = drawn_errors(study, engine, posterior, draws, seed, "bound", advance)
     bound = criticality_bound(
-        _mean(train), *posterior.numbers, len(study.data("train")), delta, form=form, draws=draws,
+        mean_of(train), *posterior.numbers, len(study.data("train")), delta, form=form, draws=draws,
         delta_draws=delta_draws,
     )  # fmt: skip
     terms = [*bound.terms.rows(), ("scale", best, "the factor on all sigmas")]
-    terms.append(("error, stderr", _stderr(train), "standard error of the mean training error over draws"))
+    terms.append(("error, stderr", stderr_of(train), "standard error of the mean training error over draws"))
     if study.test is not None:
         own = engine.sums([{}], study.data("test"), losses=False)[0].error
         terms += [
-            ("test error", _mean(test), "mean test error of the same draws; no part of the bound"),
-            ("test error, stderr", _stderr(test), "its standard error over draws"),
+            ("test error", mean_of(test), "mean test error of the same draws; no part of the bound"),
+            ("test error, stderr", stderr_of(test), "its standard error over draws"),
             ("test error, final", own, "test error of the trained network itself; no part of the bound"),
         ]
     assumptions = [
@@ -269,17 +270,17 @@ def bounds_by_scale(
     found = []
     every = [posterior.scaled(scale) for scale in scales]
     for scale, scaled in zip(scales, every, strict=True):
-        train, test = _errors(study, engine, scaled, draws, seed, "search", advance)
-        bound = criticality_bound(_mean(train), *scaled.numbers, len(study.data("train")), delta, form="inverse")
+        train, test = drawn_errors(study, engine, scaled, draws, seed, "search", advance)
+        bound = criticality_bound(mean_of(train), *scaled.numbers, len(study.data("train")), delta, form="inverse")
         divergence = bound.term("divergence")
         found.append(
             {
                 "scale": float(scale),
                 "draws": draws,
-                "train_error": _mean(train),
-                "train_error_stderr": _stderr(train),
-                "test_error": _mean(test) if test else None,
-                "test_error_stderr": _stderr(test) if test else None,
+                "train_error": mean_of(train),
+                "train_error_stderr": stderr_of(train),
+                "test_error": mean_of(test) if test else None,
+                "test_error_stderr": stderr_of(test) if test else None,
                 "divergence": divergence if math.isfinite(divergence) else None,
                 "estimate": bound.value,
                 "status": "ok" if math.isfinite(divergence) else "vacuous",
@@ -287,6 +288,15 @@ def bounds_by_scale(
             }
         )
     return pl.DataFrame(found, schema=SCALE_SCHEMA)
+
+
+class Posterior(Protocol):
+    """A distribution of networks: the layers that it draws, and a draw."""
+
+    @property
+    def layers(self) -> tuple[Layer, ...]: ...
+
+    def draw(self, seed: int, purpose: str, draw: int) -> Mapping[str, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -367,14 +377,14 @@ def _one_each(given: float | Mapping[str, float], found: Sequence[Layer], what: 
     return tuple(check_positive(given[name], f"{what} of layer {name!r}", zero=what == "alphas") for name in names)
 
 
-def _errors(
+def drawn_errors(
     study: Study,
     engine: Engine,
-    posterior: _Posterior,
+    posterior: Posterior,
     draws: int,
     seed: int,
     purpose: str,
-    advance: Callable[[int], object],
+    advance: Callable[[int], object] = lambda draws: None,
 ) -> tuple[list[float], list[float]]:
     """Training and test error of each draw; the latter empty without test data."""
     size = sum(study.final[name].nbytes for layer in posterior.layers for name in layer.params)
@@ -408,11 +418,12 @@ def everything(study: Study, found: Sequence[Layer]) -> Assumption:
     return Assumption(what, "fails", f"outside of the layers training moved {some}")
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean_of(values: Sequence[float]) -> float:
+    """The mean of errors; NaN without any."""
     return min(1.0, math.fsum(values) / len(values)) if values else math.nan
 
 
-def _stderr(values: Sequence[float]) -> float:
+def stderr_of(values: Sequence[float]) -> float:
     """Standard error of a mean; NaN for one value."""
     return (
         float(torch.tensor(values, dtype=torch.float64).std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
