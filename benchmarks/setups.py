@@ -30,25 +30,25 @@ RESNET = Recipe(
     epochs=10,
     checkpoints=(0, 1, 2, 3, 4, 5, 6, 8),
     evaluate_every=10,
+    precision="bfloat16",
 )
 SLICE = Recipe(
     data="cifar10",
-    data_args={"train_examples": 1500, "test_examples": 200},
+    data_args={"train_examples": 5000, "test_examples": 1000},
     schedule="cosine",
     batch_size=32,
-    epochs=5,
+    epochs=8,
     checkpoints=(0,),
-    evaluate_every=5,
+    evaluate_every=8,
     precision="bfloat16",
 )
 """Full width on a slice of CIFAR-10: margins of a network that has learned something, in minutes."""
-XAVIER = {"init": "xavier-uniform"}
 TRAINED: Mapping[str, Recipe] = {
     "fcn": FCN,
     "resnet18": RESNET,
     "wide-resnet18-bn": SLICE.replace(network="resnet18-bn", learning_rate=0.02),
-    "wide-vgg16": SLICE.replace(network="vgg16", network_args=XAVIER, optimiser="adam", learning_rate=3e-4),
-    "wide-resnet18": SLICE.replace(network="resnet18", network_args=XAVIER, learning_rate=0.01),
+    "wide-vgg16": SLICE.replace(network="vgg16", optimiser="adam", learning_rate=1e-4),
+    "wide-resnet18": SLICE.replace(network="resnet18", network_args={"init": "xavier-uniform"}, learning_rate=0.01),
 }
 """Networks for questions whose cost depends on errors or margins; ``python -m benchmarks train`` trains them."""
 

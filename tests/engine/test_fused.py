@@ -41,7 +41,8 @@ def worst(network: nn.Module, inputs, by="module", counts=(5, 1), every=1, dtype
     params, other = state(network), zoo.another(network, 1)
     with torch.no_grad():
         forward(network, inputs, {})  # some networks fill a cache
-        fused = Fused(network, params, inputs, dtype)
+        fused = Fused(network, params, inputs)
+        fused = fused if dtype == torch.float32 else fused.rounded()
         found = []
         for count in counts:
             part = map_inputs(lambda tensor, count=count: tensor[:count], inputs)
@@ -357,10 +358,14 @@ def test_some_rows_of_a_batch_have_the_logits_that_they_have_among_all() -> None
     assert fused.picks
     for layer in layers(network):
         changes = {name: other[name] for name in layer.params}
-        whole = fused.logits(changes)
-        assert distance(fused.logits(changes, rows=rows), whole[rows]) < EXACT
+        half = {name: 0.5 * tensor for name, tensor in changes.items()}
+        whole, less = fused.logits(changes), fused.logits(half)
+        found = fused.picked([(changes, rows), (half, rows[:1]), (changes, rows[1:])])
+        assert [len(part) for part in found] == [3, 1, 2]
+        for part, truth in zip(found, (whole[rows], less[rows[:1]], whole[rows[1:]]), strict=True):
+            assert distance(part, truth) < EXACT
         assert torch.equal(fused.logits(changes), whole)
-    assert torch.equal(fused.logits({}, rows=rows), fused.logits({})[rows])
+    assert torch.equal(fused.picked([({}, rows)])[0], fused.logits({})[rows])
 
 
 class Folds(nn.Sequential):

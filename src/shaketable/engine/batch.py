@@ -2,14 +2,30 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from shaketable.engine.compare import ROUNDING, near_ties
-from shaketable.engine.levels import BASE, Levels, Names, Worker, log, made, said
+from shaketable.engine.compare import ROUNDING, margin_error, near_ties, nearest
+from shaketable.engine.levels import SAFETY, Levels, Names, T, Worker, log, made, said
 from shaketable.engine.memory import is_out_of_memory
 from shaketable.engine.variants import Combination, Variant, shares_terms, tensors_of_variant
-from shaketable.forward import Inputs, map_inputs
+from shaketable.forward import Inputs, map_inputs, tensors_of
+from shaketable.params import Params
+
+TOGETHER = 32
+"""Variants of a layer, at most, whose examples near a tie run again together."""
+MEASURED = 8
+"""Examples of each variant, at least, on which bfloat16 is compared with float32: those that are nearest to a tie."""
+
+
+@dataclass
+class Seen:
+    """The largest error of a margin of one variant in bfloat16, and on how many examples it was compared."""
+
+    error: float = 0.0
+    examples: int = 0
 
 
 class Batch:
@@ -25,20 +41,31 @@ class Batch:
     def base(self) -> Tensor:
         """Logits of the base network."""
         if self._used == {"fused"} and (fused := self._ready("fused")) is not None:
-            return self._settled(fused, {}, BASE, ROUNDING)
+            return self._settled(fused, {})
         exact = self._ready("replay")
         return self._levels.looped({}, self._inputs) if exact is None else exact
 
-    def logits(self, variants: Sequence[Variant], names: Names, together: int) -> Iterator[Tensor]:
-        """Logits of variants of one layer, one after another; vmap takes ``together`` of them at a time."""
+    def logits(
+        self, variants: Sequence[Variant], names: Names, together: int, seen: Sequence[Seen]
+    ) -> Iterator[Tensor]:
+        """Logits of variants of one layer, one after another; vmap takes ``together`` of them at a time.
+
+        ``seen`` is what earlier batches showed of each, and is added to.
+        """
         route = self._route(names)
-        if route in ("fused", "half", "low") and self._ready(route) is None:
+        base = self._ready(route) if route in ("fused", "half", "low") else None
+        if route in ("fused", "half", "low") and base is None:
             route = "replay"
-        step, few = together if route == "vmap" else 1, not shares_terms(variants)
+        if base is not None and route != "fused":  # as many as their logits do not take more than a recorded pass
+            together = min(TOGETHER, max(1, self._levels.per_example * len(base) // (4 * base.numel())))
+        step, few = together if route in ("vmap", "half", "low") else 1, not shares_terms(variants)
         for start in range(0, len(variants), step):
             some = variants[start : start + step]
             if few:
                 some = [tensors_of_variant(variant) for variant in some]
+            if route in ("half", "low"):
+                yield from self._corrected(some, names, route, seen[start : start + step])
+                continue
             found = self._several(some, route)
             for number, variant in enumerate(some):
                 if found is None:  # what replay's copy of the modules does not carry, no copy does
@@ -46,13 +73,14 @@ class Batch:
                 elif route == "replay" and not isinstance(variant, Combination):
                     yield found[number]
                 else:
-                    bound = self._levels.low[names][1] if route in ("half", "low") else ROUNDING
-                    yield self._settled(found[number], variant, names, bound)
+                    yield self._settled(found[number], variant)
 
     def _ready(self, route: str) -> Tensor | None:
         """Base logits of a level on this batch, recorded when they are first needed; None if it is not there, or failed."""
         name = route if route in ("fused", "half", "low") else "replay"
         level = getattr(self._worker, name)
+        if name == "low" and self._ready("fused") is None:
+            return None
         if name not in self._base:
             self._base[name] = None if level is None else self._attempt(name, lambda: level.base(self._inputs))
         return self._base[name]
@@ -76,34 +104,70 @@ class Batch:
         terms = some[0].terms if isinstance(some[0], Combination) else ()
         return self._attempt(route, lambda: made(level).logits(tensors_of_variant(some[0]), terms).unsqueeze(0))
 
-    def _settled(self, logits: Tensor, variant: Variant, names: Names, tolerance: float) -> Tensor:
-        """Logits that are off by a little, those of examples near a tie replaced by the loop's, or by decisions that are."""
-        near = near_ties(logits, tolerance).nonzero().flatten()
+    def _settled(self, logits: Tensor, variant: Variant, rows: Tensor | None = None) -> Tensor:
+        """Logits of ``rows`` (or all) that are off by rounding, those of examples near a tie replaced by the loop's."""
+        near = near_ties(logits, ROUNDING).nonzero().flatten()
         if not len(near):
             return logits
-        return logits.index_copy(0, near, self._exact(variant, names, near, tolerance).to(logits.dtype))
+        exact = self._whole(variant, near if rows is None else rows[near])
+        return logits.index_copy(0, near, exact.to(logits.dtype))
 
-    def _exact(self, variant: Variant, names: Names, rows: Tensor, tolerance: float) -> Tensor:
-        """Logits of a variant on some rows, with the loop's decisions: in float32 by the graph, what is near a tie then by the loop."""
-        inputs = map_inputs(lambda tensor: tensor[rows], self._inputs)
+    def _corrected(self, some: Sequence[Variant], names: Names, route: str, seen: Sequence[Seen]) -> list[Tensor]:
+        """Logits in bfloat16, those replaced that an error as large as any of their variant so far could decide otherwise."""
+        floor, logits, waiting = self._levels.low[names][1], [], []
+        for number, variant in enumerate(some):
+            found = self._several([variant], route)
+            logits.append(self._levels.looped(variant, self._inputs) if found is None else found[0])
+            if found is not None:
+                waiting.append((number, found[0], found.new_zeros(found.shape[1], dtype=torch.bool)))
+        while waiting:
+            asked = []
+            for number, rough, done in waiting:
+                known = seen[number]
+                near = near_ties(rough, max(floor, SAFETY * known.error))
+                if known.examples < MEASURED:
+                    near |= nearest(rough, MEASURED - known.examples)
+                near &= ~done
+                if near.any():
+                    asked.append((number, rough, done | near, near.nonzero().flatten()))
+            pairs = [(some[number], rows) for number, _, _, rows in asked]
+            for (number, rough, _, rows), exact in zip(asked, self._exact(pairs, names), strict=True):
+                seen[number].error = max(seen[number].error, margin_error(exact, rough[rows]))
+                seen[number].examples += len(rows)
+                logits[number] = logits[number].index_copy(0, rows, exact.to(rough.dtype))
+            waiting = [(number, rough, done) for number, rough, done, _ in asked]
+        return logits
+
+    def _exact(self, several: Sequence[tuple[Variant, Tensor]], names: Names) -> list[Tensor]:
+        """Logits of variants of one layer, each on some rows, with the loop's decisions: by the graph, or by the loop."""
         graph = self._worker.fused if self._levels.routes.get(names) == "fused" else None
-        if tolerance > ROUNDING and graph and graph.picks and self._ready("fused") is not None:
-            changes = tensors_of_variant(variant)
-            logits = self._attempt("fused", lambda: graph.logits(changes, rows=rows))
-            if logits is not None:
-                near = near_ties(logits, ROUNDING).nonzero().flatten()
-                return (
-                    logits.index_copy(0, near, self._exact(variant, names, rows[near], ROUNDING))
-                    if len(near)
-                    else logits
-                )
+        if several and graph and graph.picks and self._ready("fused") is not None:
+            found = self._attempt("fused", lambda: [part for few in self._parts(several) for part in graph.picked(few)])
+            if found is not None:
+                return [self._settled(logits, *pair) for logits, pair in zip(found, several, strict=True)]
+        return [self._whole(variant, rows) for variant, rows in several]
+
+    def _parts(self, several: Sequence[tuple[Variant, Tensor]]) -> Iterator[list[tuple[Params, Tensor]]]:
+        """The same as tensors, so many together as have no more rows than the batch has examples."""
+        part: list[tuple[Params, Tensor]] = []
+        most = len(next(iter(tensors_of(self._inputs).values())))
+        for variant, rows in several:
+            if part and sum(len(r) for _, r in part) + len(rows) > most:
+                yield part
+                part = []
+            part.append((tensors_of_variant(variant), rows))
+        yield part
+
+    def _whole(self, variant: Variant, rows: Tensor) -> Tensor:
+        """Logits of a variant on some rows as the loop computes them: the whole network, on these examples alone."""
+        inputs = map_inputs(lambda tensor: tensor[rows], self._inputs)
         with suppress(
             Exception
         ):  # what goes wrong in replay's copy of the modules does not in the user's own, or is theirs
             return made(self._worker.replay).whole(variant, inputs)
         return self._levels.looped(variant, inputs)
 
-    def _attempt(self, level: str, compute: Callable[[], Tensor]) -> Tensor | None:
+    def _attempt(self, level: str, compute: Callable[[], T]) -> T | None:
         """What a level gives; None from where it fails to the end of the batch."""
         try:
             return compute()

@@ -20,6 +20,15 @@ def near_ties(logits: Tensor, tolerance: float) -> Tensor:
     return near.flatten(1).any(1) if near.ndim > 1 else near
 
 
+def nearest(logits: Tensor, count: int) -> Tensor:
+    """Which ``count`` examples [N] are nearest to a tie, relative to their largest logit."""
+    two = logits.topk(min(2, logits.shape[-1]), -1).values
+    gaps = (two[..., 0] - two[..., -1]) / logits.abs().amax(-1).clamp_min(1e-30)
+    gaps = gaps.flatten(1).amin(1) if gaps.ndim > 1 else gaps
+    found = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
+    return found.index_fill(0, gaps.topk(min(count, len(gaps)), largest=False).indices, True)
+
+
 def margin_error(exact: Tensor, rough: Tensor) -> float:
     """The largest error of a margin against the rough decision, relative to the largest logit of its row."""
     scale = rough.abs().amax(-1, keepdim=True).clamp_min(1e-30)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from shaketable.data import Data
-from shaketable.engine.batch import Batch
+from shaketable.engine.batch import Batch, Seen
 from shaketable.engine.levels import LEVELS, PRECISIONS, Level, Levels, Names, Precision, Worker, log
 from shaketable.engine.memory import budget, is_out_of_memory
 from shaketable.engine.variants import Variant, check, names_of
@@ -194,6 +194,7 @@ class Engine:
             rows = slice(start, stop) if order is None else order[start:stop]
             return map_inputs(lambda tensor: tensor[rows], data.inputs), data.labels[rows]
 
+        seen = [Seen() for _ in variants]
         before = self.choice
         self._levels.prepare(variants, by_layer, part(0, min(total, CHECKED))[0])
         size = min(self._size(total, decisions), total)
@@ -216,7 +217,7 @@ class Engine:
                     continue
                 inputs, labels = part(start, stop)
                 try:
-                    answers = self._answers(worker, variants, by_layer, inputs, labels, function, decisions)
+                    answers = self._answers(worker, variants, by_layer, inputs, labels, function, decisions, seen)
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error) or stop - start == 1:
                         raise
@@ -247,6 +248,7 @@ class Engine:
         labels: Tensor,
         function: Callable[[Tensor, Tensor], T],
         decisions: bool,
+        seen: Sequence[Seen],
     ) -> list[T]:
         """The function's value for each variant on one batch: base pass, layer, variant."""
         answers: dict[int, T] = {}
@@ -255,7 +257,8 @@ class Engine:
             batch = Batch(self._levels, worker, inputs, list(by_layer), decisions)
             for names, indices in by_layer.items():
                 some = [variants[index] for index in indices]
-                found = batch.logits(some, names, together) if names else [batch.base()] * len(some)
+                known = [seen[index] for index in indices]
+                found = batch.logits(some, names, together, known) if names else [batch.base()] * len(some)
                 for index, logits in zip(indices, found, strict=True):
                     if self._stop.is_set():
                         raise _Stopped

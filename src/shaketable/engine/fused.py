@@ -1,10 +1,11 @@
 """Fused: the network as a graph; a variant runs only what depends on its change, several operations in one operator."""
 
+import copy
 import math
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,8 +15,8 @@ from torch.func import functionalize
 from torch.fx import Graph, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from shaketable.engine.kernels import Geometry, Kernel, channels_last, choose, finish
-from shaketable.engine.replay import TERMS, alike, attributes_of
+from shaketable.engine.kernels import Geometry, Kernel, channels_last, choose, finish, product
+from shaketable.engine.replay import TERMS, alike, attributes_of, halved
 from shaketable.engine.replica import Replica, Unsuitable
 from shaketable.forward import Inputs, forward, logits_of, map_inputs, tensors_of
 from shaketable.params import Params
@@ -75,7 +76,6 @@ class Fused:
         network: any module; evaluated in evaluation mode.
         params: the base, by name; the network's own where a name is left out.
         inputs: a few examples.
-        dtype: of weights and activations, float32 or bfloat16.
 
     Raises:
         Unsuitable: the graph depends on values, or has operations that this level does not know.
@@ -83,18 +83,36 @@ class Fused:
 
     name = "fused"
 
-    def __init__(self, network: nn.Module, params: Params, inputs: Inputs, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, network: nn.Module, params: Params, inputs: Inputs) -> None:
         self.replica = Replica(network, params)
-        self._base, self._dtype = self.replica.base, dtype
+        self._base, self._dtype, self._exact = self.replica.base, torch.float32, self
         if any((t.is_floating_point() and t.dtype != torch.float32) or t.is_complex() for t in self._base.values()):
             raise Unsuitable("its weights are not float32")
         self._shapes = _shapes(inputs)
         graph, self._args, by_example = _traced(self.replica, inputs)
         self._compile(graph)
-        self.picks = self._kept <= by_example  # whether some rows of what is kept are those of some examples
+        own = {
+            step.result for step in self._steps if step.names
+        }  # whether some rows of these are those of some examples
+        self.picks = self._kept | own <= by_example
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing is packed, planned or recorded yet."""
+        self._steps = [replace(step, ready={}) for step in self._steps]
         self._plans: dict[frozenset[str], list[tuple[_Step, list[Node]]]] = {}
         self._scratch: Tensor | None = None
         self.clear()
+
+    def rounded(self) -> "Fused":
+        """The same graph in bfloat16, for the same batches: it starts from this one's recorded pass, rounded.
+
+        So a variant's logits are off by what the operations behind its change round, and by no others.
+        """
+        low = copy.copy(self)
+        low._dtype, low._exact = torch.bfloat16, self
+        low._begin()
+        return low
 
     def base(self, inputs: Inputs) -> Tensor:
         """Logits of the base network on a batch, with what its variants need kept.
@@ -103,6 +121,13 @@ class Fused:
             Unsuitable: the inputs differ from those it was made for in more than their number.
         """
         self.clear()
+        self._of = inputs
+        if self._exact is not self:
+            if self._exact._of is not inputs:
+                self._exact.base(inputs)
+            self._values = {node: halved(value) for node, value in self._exact._values.items()}
+            self._count = self._exact._count
+            return self._values[self._output].float()
         if _shapes(inputs) != self._shapes:
             raise Unsuitable("its inputs have several shapes")
         given = [self._input(tensor) for tensor in tensors_of(inputs).values()]
@@ -115,22 +140,47 @@ class Fused:
                     del self._values[node]
         return self._values[self._output].float()
 
-    def logits(self, changes: Params, terms: Terms = (), rows: Tensor | None = None) -> Tensor:
-        """Logits of the base network with some tensors changed, on all examples of the batch, or where it ``picks`` on some ``rows``.
+    def logits(self, changes: Params, terms: Terms = ()) -> Tensor:
+        """Logits of the base network with some tensors changed, on all examples of the batch.
 
         With ``terms`` the changes are their weighted sum; where the changed layer is one linear operator whose input is
         the base's, its output is the same weighted sum of its outputs for each term, computed once a batch.
         """
-        assert rows is None or self.picks
         values: dict[Node, Tensor] = {}
-        whole, self._rows = self._count, rows
+        for step, free in self._plan(frozenset(changes)):
+            values[step.result] = self._run(step, values, changes, terms)
+            for node in free:
+                del values[node]
+        return (values[self._output] if self._output in values else self._recorded(self._output)).float()
+
+    def picked(self, several: Sequence[tuple[Params, Tensor]]) -> list[Tensor]:
+        """Logits of several variants of the same tensors, each on some rows of the batch; where the graph ``picks``.
+
+        What reads the changed tensors runs once for each variant, all that follows once for all of them.
+        """
+        assert self.picks
+        values: dict[Node, Tensor] = {}
+        sizes, whole, names = [len(rows) for _, rows in several], self._count, frozenset(several[0][0])
+        everything = torch.cat([rows for _, rows in several])
         try:
-            self._count = whole if rows is None else len(rows)
-            for step, free in self._plan(frozenset(changes)):
-                values[step.result] = self._run(step, values, changes, terms)
+            for step, free in self._plan(names):
+                if step.names.isdisjoint(names):
+                    self._count, self._rows = len(everything), everything
+                    values[step.result] = self._run(step, values, {}, ())
+                else:
+                    used = [node for node in self._values_of(step) if node in values]
+                    split = {node: values[node].split(sizes) for node in used}
+                    parts = []
+                    for number, (changes, self._rows) in enumerate(several):
+                        self._count = sizes[number]
+                        own = {node: parts_of[number] for node, parts_of in split.items()}
+                        parts.append(self._run(step, own, changes, ()))
+                    values[step.result] = parts[0] if len(parts) == 1 else torch.cat(parts)
                 for node in free:
                     del values[node]
-            return (values[self._output] if self._output in values else self._recorded(self._output)).float()
+            self._rows = everything
+            logits = values[self._output] if self._output in values else self._recorded(self._output)
+            return list(logits.float().split(sizes))
         finally:
             self._count, self._rows = whole, None
 
@@ -141,6 +191,7 @@ class Fused:
 
     def clear(self) -> None:
         """Let go of what was recorded."""
+        self._of: Inputs | None = None
         self._values: dict[Node, Tensor] = {}
         self._count, self._rows = 0, None
         self._layer: _Step | None = None
@@ -300,7 +351,7 @@ class Fused:
     # running it
 
     def _input(self, tensor: Tensor) -> Tensor:
-        return channels_last(tensor.to(self._dtype)) if tensor.is_floating_point() else tensor
+        return channels_last(tensor.float()) if tensor.is_floating_point() else tensor
 
     def _weight(self, node: Any, changes: Params) -> Any:
         """A function of weights, with the changes; numbers as they are."""
@@ -454,8 +505,7 @@ class Fused:
 
         if step.kind == "linear":
             weight, bias = weights() if fresh else self._ready(step, None, {}, weights)
-            y = x @ weight if bias is None else torch.addmm(bias, x, weight)
-            return finish(y, None, other, relu)
+            return product(x, weight.t(), bias, other, relu)
         args = self._args[step.node][0]
         stride, padding, dilation = map(tuple, args[3:6])
         geometry = Geometry(stride, padding, dilation, args[8], x.shape, _shape(args[1])[2:])

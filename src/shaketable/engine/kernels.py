@@ -147,8 +147,9 @@ class Patches:
         image, line, pixel, _ = maps.stride()
         sizes = (len(x), rows, columns, *geometry.kernel, x.shape[1])
         patches = maps.as_strided(sizes, (image, down * line, across * pixel, line, pixel, 1))
-        y = patches.reshape(len(x) * rows * columns, -1) @ packed.t()
-        return finish(y.view(len(x), rows, columns, -1).permute(0, 3, 1, 2), bias, other, relu)
+        added = None if other is None else other.permute(0, 2, 3, 1).reshape(len(x) * rows * columns, -1)
+        y = product(patches.reshape(len(x) * rows * columns, -1), packed, bias, added, relu)
+        return y.view(len(x), rows, columns, -1).permute(0, 3, 1, 2)
 
 
 class Winograd:
@@ -264,6 +265,21 @@ def _seconds(function: Callable[[], object]) -> float:
         function()
         taken.append(time.thread_time() - started)
     return min(taken[1:])
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | None, relu: bool) -> Tensor:
+    """Inputs [N, in] times weights [out, in], plus ``bias`` [out] and ``other`` [N, out], and ReLU of it: a new tensor [N, out]."""
+    if (
+        weight.dtype == torch.bfloat16
+        and weight.device.type == "cpu"
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    ):
+        if other is None:
+            return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], "")
+        y = torch.ops.mkldnn._linear_pointwise.binary(x, other, weight, bias, "add")
+        return y.relu_() if relu else y
+    y = x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
+    return finish(y, None, other, relu)
 
 
 def finish(y: Tensor, bias: Tensor | None, other: Tensor | None, relu: bool) -> Tensor:

@@ -29,7 +29,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 Names = frozenset[str]
 BASE: Names = frozenset()
 SAFETY = 4.0
-"""How many times the largest error of a margin in bfloat16, over all layers, is taken as its bound: an empirical one."""
+"""How many times the largest error of a margin in bfloat16 that was seen is taken as its bound: an empirical one."""
 FOLDED, SHORT = 4, 3e-3
 """Variants of a layer from which vmap is tried, and on a CPU the seconds of one below which it is."""
 PACKED = 5
@@ -74,7 +74,6 @@ class Levels:
             Names, tuple[str, float]
         ] = {}  # decisions in bfloat16: by what, and the bound on a margin's error
         self._bytes = sum(tensor.numel() * tensor.element_size() for tensor in params.values())
-        self._largest: dict[str, float] = {}  # error of a margin in bfloat16 that was seen
         self.per_example = 1  # bytes that a recorded pass holds
         self.choice = ""
         self._seconds: dict[Names, float] = {}  # what replay takes for an example of a variant
@@ -253,12 +252,10 @@ class Levels:
             self.choice += f"; no bfloat16: {reason}"
             return
         right = [names for names in picks if torch.equal(truth[names].isfinite(), found[names].isfinite())]
-        largest = max((margin_error(truth[names], found[names]) for names in right), default=0.0)
-        self._largest[kind] = max(self._largest.get(kind, 0.0), largest)
-        bound = max(SAFETY * self._largest[kind], ROUNDING)
         if kind == "low":
             made(self.workers[0].fused).base(inputs)
         for names in right:
+            bound = max(SAFETY * margin_error(truth[names], found[names]), ROUNDING)
             taken = fast[names] + self._again(kind, names, picks[names], inputs, near_ties(found[names], bound))
             if self.precision == "bfloat16" or taken < slow[names]:
                 self.low[names] = kind, bound
@@ -273,8 +270,8 @@ class Levels:
         if not len(rows):
             return 0.0
         if kind == "low" and self.routes[names] == "fused" and (graph := made(worker.fused)).picks:
-            graph.logits(variant, rows=rows)  # kernels for so few rows are chosen
-            return clocked(lambda: graph.logits(variant, rows=rows), self.device)[0]
+            graph.picked([(variant, rows)])  # kernels for so few rows are chosen
+            return clocked(lambda: graph.picked([(variant, rows)])[0], self.device)[0]
         some = map_inputs(lambda tensor: tensor[rows], inputs)
         try:
             return clocked(lambda: made(worker.replay).whole(variant, some), self.device)[0]
@@ -308,10 +305,11 @@ class Levels:
             low = {name: halved(tensor) for name, tensor in {**buffers, **self.params}.items()}
             keep_inplace = made(self.workers[0].replay).keep_inplace
             return [Half(self.network, low, keep_inplace) for _ in self.workers]
+        if kind == "low":
+            return [made(worker.fused).rounded() for worker in self.workers]
         from shaketable.engine.fused import Fused
 
-        dtype = torch.float32 if kind == "fused" else torch.bfloat16
-        return [Fused(self.network, self.params, inputs, dtype) for _ in self.workers]
+        return [Fused(self.network, self.params, inputs) for _ in self.workers]
 
     def _fold(self, variants: Sequence[Variant], by_layer: Mapping[Names, Sequence[int]], inputs: Inputs) -> None:
         """For each layer with several variants: whether vmap over them is faster than one after another, and as right."""
