@@ -93,7 +93,8 @@ class Sensitivity(Result):
         """The heat map; see :func:`shaketable.plots.sensitivity_heatmap`."""
         from shaketable.plots import sensitivity_heatmap  # drawn only when asked for: nothing above depends on it
 
-        return sensitivity_heatmap(self.summary(), **({"classes": self.provenance.get("classes")} | arguments))
+        given: dict[str, Any] = {"classes": self.provenance.get("classes")} | arguments
+        return sensitivity_heatmap(self.summary(), **given)
 
     def tolerated(self, perturbation: str, drop: float = 0.05, split: str = "test") -> pl.DataFrame:
         """The largest magnitude up to which each layer's mean accuracy drop stays within ``drop``, of those measured.

@@ -16,9 +16,9 @@ from shaketable.report.criticality_words import (
     quantity,
     valley_paragraphs,
 )
+from shaketable.report.parts import Part, missing_rows, network_facts
 from shaketable.report.results import Bounds, Measures
 
-Part = dict[str, Any]
 SURFACES = 4
 """Valleys that are drawn."""
 
@@ -58,7 +58,7 @@ def criticality_part(result: Criticality, size: int) -> Part:
     ]
     total = summary.filter(pl.col("epsilon") == main).row(0, named=True)
     facts = [
-        *_facts(result),
+        *network_facts(result),
         ("Layers", f"{len(names):,}"),
         ("Error threshold", f"{main:g} ({result.provenance.get('threshold', 'absolute')})"),
         ("Network criticality", quantity(total["network_criticality"], total["network_criticality_stderr"])),
@@ -94,7 +94,7 @@ def path_part(result: Paths, size: int) -> Part:
     return {
         "template": "path.html",
         "paragraphs": path_paragraphs(result, splits[0]),
-        "facts": [*_facts(result), ("Layers", f"{len(names):,}")],
+        "facts": [*network_facts(result), ("Layers", f"{len(names):,}")],
         "notes": notes,
         "figures": figures,
         "missing": _missing(result.table.with_columns(where=pl.format("alpha {}", "alpha")), "path", size),
@@ -116,7 +116,7 @@ def valley_part(result: Valley, size: int) -> Part:
     return {
         "template": "valley.html",
         "paragraphs": valley_paragraphs(result),
-        "facts": _facts(result),
+        "facts": network_facts(result),
         "notes": notes,
         "figures": figures,
         "missing": _missing(
@@ -135,7 +135,7 @@ def measures_part(result: Measures, size: int) -> Part:
     return {
         "template": "measures.html",
         "paragraphs": [],
-        "facts": _facts(result),
+        "facts": network_facts(result),
         "notes": [],
         "figures": {},
         "missing": [],
@@ -159,7 +159,7 @@ def bounds_part(result: Bounds, size: int) -> Part:
     return {
         "template": "bounds.html",
         "paragraphs": [],
-        "facts": _facts(result),
+        "facts": network_facts(result),
         "notes": [],
         "figures": {},
         "missing": [],
@@ -167,21 +167,10 @@ def bounds_part(result: Bounds, size: int) -> Part:
     }
 
 
-def _facts(result: Any) -> list[tuple[str, str]]:
-    """The network, where there is a name."""
-    name = result.provenance.get("network") or result.provenance.get("name")
-    return [("Network", str(name))] if name else []
-
-
 def _missing(table: pl.DataFrame, what: str, size: int) -> list[dict[str, Any]]:
-    """What has a status other than ok: one row per layer and reason."""
-    split = "split" if "split" in table.columns else None
-    bad = table.filter(pl.col("status") != "ok").with_columns(
-        what=pl.lit(what), split=pl.col(split) if split else pl.lit("train")
-    )
-    together = bad.group_by("layer", "what", "status", "reason", maintain_order=True)
-    found = together.agg(pl.col("where").unique(maintain_order=True), pl.col("split").unique().sort())
-    return found.head(size).to_dicts()
+    """What a probe could not measure."""
+    split = pl.col("split") if "split" in table.columns else pl.lit("train")
+    return missing_rows(table.with_columns(what=pl.lit(what), split=split), size)
 
 
 def _surface(surface: pl.DataFrame, name: str) -> dict[str, Any]:

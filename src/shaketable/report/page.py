@@ -11,26 +11,51 @@ from markupsafe import Markup
 
 from shaketable import plots
 from shaketable.bounds import Bound
+from shaketable.defense import Attacks
 from shaketable.errors import InputError, RunError
 from shaketable.files import write_text
-from shaketable.probes import Paths, Robustness, Valley
+from shaketable.probes import JointRobustness, LayerSets, Paths, Robustness, Sensitivity, Valley
 from shaketable.probes.criticality import Criticality
 from shaketable.report.criticality import bounds_part, criticality_part, measures_part, path_part, valley_part
 from shaketable.report.results import Bounds, Measures
 from shaketable.report.robustness import robustness_part
+from shaketable.report.together import (
+    attack_part,
+    joint_part,
+    layer_sets_part,
+    recommendation_part,
+    sensitivity_part,
+)
 
 HERE = Path(__file__).parent
 MOST_BYTES = 1_500_000
 SIZES = (6000, 4000, 2500, 1500, 900, 500, 300)  # cells of a heat map and rows of a table that the report may have
 LONG = 25  # numbers in a list, beyond which its ends are told
-Reported = Robustness | Criticality | Paths | Valley | Measures | pl.DataFrame | Bounds | Bound
+Reported = (
+    Robustness
+    | JointRobustness
+    | LayerSets
+    | Sensitivity
+    | Criticality
+    | Paths
+    | Valley
+    | Measures
+    | pl.DataFrame
+    | Bounds
+    | Bound
+    | Attacks
+)
 PARTS: dict[type, tuple[str, Callable[..., dict[str, Any]]]] = {
     Robustness: ("robustness", robustness_part),
+    JointRobustness: ("joint", joint_part),
+    LayerSets: ("search", layer_sets_part),
+    Sensitivity: ("sensitivity", sensitivity_part),
     Criticality: ("criticality", criticality_part),
     Paths: ("path", path_part),
     Valley: ("valley", valley_part),
     Measures: ("measures", measures_part),
     Bounds: ("bounds", bounds_part),
+    Attacks: ("attack", attack_part),
 }
 """What a report can hold, in its order, by type."""
 
@@ -43,9 +68,9 @@ def write_report(results: Reported | Iterable[Reported], path: str | Path) -> Pa
     cut; the report says so. Names from outside are escaped.
 
     Args:
-        results: what :func:`shaketable.robustness`, ``criticality``, ``path`` or ``valley`` returned, the table of
-            ``measurements``, or bounds; one of these, or a list of them about one network, one of each kind (bounds: any
-            number).
+        results: what :func:`shaketable.robustness`, ``joint_robustness``, ``largest_set``, ``sensitivity``, ``criticality``,
+            ``path``, ``valley`` or ``defense.attacked`` returned, the table of ``measurements``, or bounds; one of these, or a
+            list of them about one network, one of each kind (bounds: any number; ``largest_set``: one for each way).
         path: the HTML file; its folder is made if need be.
 
     Returns:
@@ -67,31 +92,42 @@ def write_report(results: Reported | Iterable[Reported], path: str | Path) -> Pa
     raise RunError(f"{path}: the names of layers are too long for a report of {MOST_BYTES:,} bytes; shorten them.")
 
 
-def _sorted(results: Reported | Iterable[Reported]) -> dict[type, Any]:
-    """The results by type, in the order of the report."""
+def part_name(result: Any) -> str:
+    """The name of a result's part of the report: that of its kind, and for a search of the way in which layers go."""
+    name = PARTS[type(result)][0]
+    return f"{name}-{result.provenance['how']}" if isinstance(result, LayerSets) else name
+
+
+def _sorted(results: Reported | Iterable[Reported]) -> dict[str, Any]:
+    """The results by the name of their part, in the order of the report."""
     single = isinstance(results, (*PARTS, pl.DataFrame, Bound))
     given = [results] if single else list(cast(Iterable[Reported], results))
-    found: dict[type, Any] = {}
+    found: dict[str, Any] = {}
     bounds = [one for one in given if isinstance(one, Bound)]
     for one in (*(one for one in given if not isinstance(one, Bound)), *([Bounds(tuple(bounds))] if bounds else [])):
         one = Measures(one) if isinstance(one, pl.DataFrame) else one
         if type(one) not in PARTS:
             raise InputError(f"a {type(one).__name__} is no result that a report can hold.")
-        if type(one) in found:
-            raise InputError(f"there are two results of the kind {PARTS[type(one)][0]}; give one of each.")
-        found[type(one)] = one
+        name = part_name(one)
+        if name in found:
+            raise InputError(f"there are two results of the kind {name}; give one of each.")
+        found[name] = one
     if not found:
         raise InputError("there is no result to report; give at least one.")
-    return {kind: found[kind] for kind in PARTS if kind in found}
+    order = list(PARTS)
+    return dict(sorted(found.items(), key=lambda item: order.index(type(item[1]))))
 
 
-def _html(results: Mapping[type, Any], size: int) -> str:
+def _html(results: Mapping[str, Any], size: int) -> str:
     """The page with heat maps of at most ``size`` cells and tables of at most ``size`` rows."""
-    parts = {PARTS[kind][0]: PARTS[kind][1](result, size) for kind, result in results.items()}
+    parts = {name: PARTS[type(result)][1](result, size) for name, result in results.items()}
+    lead = next(iter(parts.values()))
+    searches = [result for result in results.values() if isinstance(result, LayerSets)]
+    if searches:
+        parts["recommendation"] = recommendation_part(searches, results.get("joint"))
     figures = {name: spec for part in parts.values() for name, spec in part["figures"].items()}
     surfaces = {name: surface for part in parts.values() for name, surface in part.get("surfaces", {}).items()}
     names = [result.provenance.get("name") for result in results.values()]
-    lead = next(iter(parts.values()))
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -111,13 +147,13 @@ def _html(results: Mapping[type, Any], size: int) -> str:
     )
 
 
-def _sources(results: Mapping[type, Any]) -> list[dict[str, Any]]:
+def _sources(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Where the numbers of each result come from; what was said of an earlier one is not said again."""
     found, said = [], {}
-    for kind, result in results.items():
+    for name, result in results.items():
         facts = {key.replace("_", " "): _plain(value) for key, value in result.provenance.items() if key != "command"}
         rows = [(key, value) for key, value in facts.items() if said.get(key) != value]
-        found.append({"kind": PARTS[kind][0], "command": result.provenance.get("command"), "rows": rows})
+        found.append({"kind": name, "command": result.provenance.get("command"), "rows": rows})
         said |= {key: value for key, value in facts.items() if key not in said}
     return found
 

@@ -1,0 +1,116 @@
+"""What the report says and draws about layers together, searches, sensitivity and attacks."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from tests.report.test_criticality import words
+from tests.report.test_page import Browser
+from tests.report.test_page import browser as browser
+from tests.tables import attacks, joint, layer_sets, sensitivity
+
+from shaketable.errors import InputError
+from shaketable.report import write_report
+from shaketable.report.page import MOST_BYTES
+from shaketable.report.together import joint_part, layer_sets_part
+from shaketable.report.together_words import joint_paragraphs, search_paragraphs, sensitivity_paragraphs
+
+FOUND = {"found": ["block1", "block3"]}
+
+
+@pytest.fixture(scope="module")
+def everything(build: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    searches = [layer_sets("remove", ("block1",), complete=False), layer_sets()]
+    results = [attacks(suspect=True), sensitivity(unpruned=("norm",)), *searches, joint(removable=False), build()]
+    return write_report(results, tmp_path_factory.mktemp("report") / "report.html")
+
+
+def test_everything_is_drawn_in_its_order_without_a_complaint(everything: Path, browser: Browser) -> None:
+    found, console = browser(
+        everything,
+        """const charts = [...document.querySelectorAll(".chart")];
+        const blue = [...document.querySelectorAll("#joint-0 text")].filter((text) => text.textContent.startsWith("* "));
+        return {drawn: charts.map((chart) => chart.id), empty: charts.filter((chart) => !chart.querySelector("svg")).length,
+                heads: [...document.querySelectorAll("h2")].map((head) => head.textContent),
+                starred: blue.map((text) => [text.textContent, text.getAttribute("fill")]),
+                wide: document.documentElement.scrollWidth - document.documentElement.clientWidth};""",
+    )
+    own = ["joint-0", "trade-off-remove", "trade-off-reinitialise", "sensitivity-test", "sensitivity-train"]
+    assert found["drawn"][-5:] == own
+    assert found["empty"] == 0
+    assert found["starred"] == [["* block1", "#0072b2"], ["* block3", "#0072b2"]]
+    assert found["heads"][-9:-3] == [
+        "Layers reset together",
+        "The largest set of layers that can be removed together",
+        "The largest set of layers that can be re-initialised together",
+        "Noise on one layer, and its smallest weights removed",
+        "The network and its randomised versions under attack",
+        "What may be frozen, what may be dropped",
+    ]
+    assert console == []
+    assert found["wide"] <= 0
+    assert everything.stat().st_size <= MOST_BYTES
+
+
+def test_without_scripts_the_numbers_and_what_they_do_not_say_are_there(everything: Path) -> None:
+    said = words(everything)
+    for one in (
+        "every-other (2 of 5 layers): 30% re-initialised and 54% re-randomised.",
+        "every-other 2 200 re-initialised 30.00 20.0",
+        "The largest set of layers that can be re-initialised together within 5 points of train accuracy has 2 of 3 candidates",
+        "block1 and block3 may stay at their initial weights: with them re-initialised together the error is",
+        "12% on train data and 30% on test data, without any retraining.",
+        "fine-tuning itself was not measured",
+        "block1 may be dropped: with it removed the error is 11% on train data",
+        "7 sets were tried, and not all: a larger one may exist.",
+        "its shortcut is no identity",
+        "Pruning: the most sensitive layers, in, bear not even the smallest one that was tried",
+        "norm pruned",
+        "This is no defense.",
+        "suspect: PGD is too weak here",
+        "r=4, s=1 PGD 10 0.03137 20 0.007843 30.50",
+    ):
+        assert one in said, one
+
+
+def test_a_recommendation_takes_the_error_of_the_other_split_from_the_group_with_the_same_layers(
+    tmp_path: Path,
+) -> None:
+    alone = words(write_report(layer_sets(), tmp_path / "alone.html"))
+    assert "the error is 12% on train data, without any retraining" in alone
+    other = words(write_report([layer_sets(), joint({"found": ["block1", "block4"]})], tmp_path / "other.html"))
+    assert "the error is 12% on train data, without any retraining" in other
+    nothing = words(write_report(layer_sets(largest=()), tmp_path / "nothing.html"))
+    assert "Nothing: no layer could be re-initialised within 5 points." in nothing
+
+
+def test_two_searches_of_one_way_are_refused_and_of_two_ways_are_not(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="two results of the kind search-remove"):
+        write_report([layer_sets("remove"), layer_sets("remove")], tmp_path / "report.html")
+    assert write_report([layer_sets("remove"), layer_sets()], tmp_path / "report.html").is_file()
+
+
+def test_too_many_groups_and_sets_are_cut_and_the_report_says_so() -> None:
+    groups = {f"group {i}": ["block1"] for i in range(9)}
+    part = joint_part(joint(groups), 5000)
+    assert len(part["figures"]) == 6
+    assert part["notes"] == ["Layers together: figures show 6 of 9 groups; the table has them all."]
+    assert joint_part(joint(groups), 5)["figures"] == {}
+    part = layer_sets_part(layer_sets(), 6)
+    assert len(part["steps"]) == 6
+    assert "the figure shows 2 of 7 sets" in part["notes"][0]
+    rows = next(iter(part["figures"].values()))["datasets"]
+    assert {row["set"] for row in next(iter(rows.values()))} >= set(layer_sets().summary()["set"])
+
+
+def test_what_could_not_be_measured_at_all_is_said() -> None:
+    result = joint()
+    table = result.table.with_columns(error=pl.when(pl.col("position") < 0).then("error"))
+    assert "No group of layers could be reset" in joint_paragraphs(type(result)(table, result.provenance), "test")[0]
+    assert search_paragraphs(layer_sets(largest=()))[0] == (
+        "No layer of 3 candidates can be re-initialised within 5 points of train accuracy."
+    )
+    only = sensitivity()
+    only = type(only)(only.table.filter(pl.col("perturbation") != "noise"), only.provenance)
+    assert len(sensitivity_paragraphs(only, "test")) == 2
