@@ -82,6 +82,12 @@ class JointRobustness(Result):
         """The layers of each group, in forward order."""
         return self.provenance["groups"]
 
+    def with_rest(self) -> dict[str, list[str]]:
+        """Each group by its name: itself and, where there is one, the group of all other layers; what one figure shows."""
+        rests = {f"rest of {name}" for name in self.groups}
+        own = [name for name in self.groups if name not in rests]
+        return {name: [name, *(one for one in self.groups if one == f"rest of {name}")] for name in own}
+
     def summary(self) -> pl.DataFrame:
         """Mean and standard deviation over draws: one row per group, perturbation, checkpoint and split.
 
