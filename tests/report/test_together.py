@@ -65,7 +65,7 @@ def test_without_scripts_the_numbers_and_what_they_do_not_say_are_there(everythi
         "block1 may be dropped: with it removed the error is 11% on train data",
         "7 sets were tried, and not all: a larger one may exist.",
         "its shortcut is no identity",
-        "Pruning: the most sensitive layers, in, bear not even the smallest one that was tried",
+        "Pruning: the most sensitive layer, in, bears not even the smallest one that was tried",
         "norm pruned",
         "This is no defense.",
         "suspect: PGD is too weak here",
@@ -97,11 +97,21 @@ def test_too_many_groups_and_sets_are_cut_and_the_report_says_so() -> None:
     assert len(part["figures"]) == 6
     assert part["notes"] == ["Layers together: figures show 6 of 9 groups; the table has them all."]
     assert joint_part(joint(groups), 5)["figures"] == {}
+    assert joint().with_rest() == {"every-other": ["every-other", "rest of every-other"]}
     part = layer_sets_part(layer_sets(), 6)
     assert len(part["steps"]) == 6
     assert "the figure shows 2 of 7 sets" in part["notes"][0]
     rows = next(iter(part["figures"].values()))["datasets"]
     assert {row["set"] for row in next(iter(rows.values()))} >= set(layer_sets().summary()["set"])
+
+
+def test_by_parameters_the_final_network_need_not_be_on_the_curve_and_its_error_is_told() -> None:
+    """A larger set that is no worse takes its place."""
+    result = layer_sets()
+    better = result.table.with_columns(error=pl.when(pl.col("step") == 1).then(0.05).otherwise("error"))
+    result = type(result)(better, result.provenance | {"size": "parameters"})
+    assert 0 not in result.summary()["step"]
+    assert dict(layer_sets_part(result, 100)["facts"])["Clean train error"] == "10%"
 
 
 def test_what_could_not_be_measured_at_all_is_said() -> None:

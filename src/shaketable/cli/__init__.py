@@ -7,10 +7,22 @@ from collections.abc import Iterable
 
 from cyclopts import CycloptsError
 
-from shaketable.cli import catalogue, criticality, measures, report, robustness, training
+from shaketable.cli import attack, catalogue, criticality, measures, report, robustness, sensitivity, together, training
 from shaketable.cli.terminal import app
 
-__all__ = ["app", "catalogue", "criticality", "main", "measures", "report", "robustness", "training"]
+__all__ = [
+    "app",
+    "attack",
+    "catalogue",
+    "criticality",
+    "main",
+    "measures",
+    "report",
+    "robustness",
+    "sensitivity",
+    "together",
+    "training",
+]
 
 
 def main(arguments: Iterable[str] | None = None) -> None:

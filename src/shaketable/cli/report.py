@@ -13,7 +13,7 @@ from shaketable.cli.terminal import Json, app, finish
   shaketable report runs/RUN --out report.html --figures figures"""
 )
 def report(result: Path, *, out: Path | None = None, figures: Path | None = None, json: Json = False) -> None:
-    """Write one report of the results of a run (robustness, criticality, path, valley, measures, bounds) anew.
+    """Write one report of all results of a run (robustness, layers together, criticality, measures, attacks, ...) anew.
 
     The newest result of each kind is in it, if it is about the same weights and data as the newest of all.
 
@@ -54,6 +54,8 @@ def gathered(folder: Path, results: Any = ()) -> list[Any]:
     What cannot be read is an error, unless it stands beside results that can be told without it.
     """
     from shaketable.errors import InputError
+    from shaketable.probes import LayerSets
+    from shaketable.report.page import part_name
 
     files = sorted(
         (file for kind in _kinds() for file in (folder / kind).glob("*/provenance.json")),
@@ -63,14 +65,16 @@ def gathered(folder: Path, results: Any = ()) -> list[Any]:
     found = list(results)
     for file in files:
         kind = _kinds()[file.parent.parent.name]
-        if not any(isinstance(one, kind) for one in found):
+        if kind is LayerSets or not any(isinstance(one, kind) for one in found):
             try:
                 one = _result(file.parent)
             except InputError:
                 if results:
                     continue
                 raise
-            if all(_same(one.provenance, other.provenance) for other in found):
+            if part_name(one) not in map(part_name, found) and all(
+                _same(one.provenance, other.provenance) for other in found
+            ):
                 found.append(one)
     return found
 
@@ -85,17 +89,22 @@ def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def _kinds() -> dict[str, Any]:
     """The kinds of results, by the name of their folder."""
-    from shaketable.probes import Paths, Robustness, Valley
+    from shaketable.defense import Attacks
+    from shaketable.probes import JointRobustness, LayerSets, Paths, Robustness, Sensitivity, Valley
     from shaketable.probes.criticality import Criticality
     from shaketable.report import Bounds, Measures
 
     return {
         "robustness": Robustness,
+        "joint_robustness": JointRobustness,
+        "layer_sets": LayerSets,
+        "sensitivity": Sensitivity,
         "criticality": Criticality,
         "path": Paths,
         "valley": Valley,
         "measures": Measures,
         "bounds": Bounds,
+        "attack": Attacks,
     }
 
 
@@ -122,9 +131,19 @@ def _write_figures(result: Any, folder: Path) -> list[Path]:
 def _figures(result: Any) -> dict[str, Any]:
     """The figures of a result by their names."""
     from shaketable import plots
-    from shaketable.probes import Paths, Robustness, Valley
+    from shaketable.probes import JointRobustness, LayerSets, Paths, Robustness, Sensitivity, Valley
     from shaketable.probes.criticality import Criticality
 
+    if isinstance(result, JointRobustness):
+        return {
+            f"joint-{number}-{split}": result.plot(group=group, split=split, classes=result.provenance["classes"])
+            for number, group in enumerate(result.with_rest().values())
+            for split in result.splits()
+        }
+    if isinstance(result, LayerSets):
+        return {f"trade-off-{result.provenance['how']}": result.plot()}
+    if isinstance(result, Sensitivity):
+        return {f"sensitivity-{split}": result.plot(split=split) for split in result.splits()}
     if isinstance(result, Criticality):
         charts = {
             f"criticality-{epsilon:g}": plots.criticality_bars(result.table, epsilon)

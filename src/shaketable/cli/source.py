@@ -12,6 +12,8 @@ from cyclopts import Parameter
 from shaketable.cli.terminal import Device, Pairs, Root, pairs
 
 if TYPE_CHECKING:
+    from shaketable.data import Dataset
+    from shaketable.data.data import Normalisation
     from shaketable.study import Study
 
 
@@ -64,6 +66,16 @@ def opened(run: Path | None, source: Source | None) -> tuple["Study", Path]:
     return study, source.out or Path("runs") / f"{name}-{study.weights_fingerprint}"
 
 
+def normalisation_of(run: Path | None, source: Source | None) -> "Normalisation | None":
+    """What was applied to the data that :func:`opened` gave, if anything."""
+    source = source or Source()
+    if run is None:
+        return _dataset(source).normalisation
+    from shaketable.training import Run
+
+    return Run.open(run).dataset(source.data_root).normalisation
+
+
 def command_typed() -> str:
     """What the user typed."""
     return shlex.join(["shaketable", *sys.argv[1:]])
@@ -71,12 +83,10 @@ def command_typed() -> str:
 
 def _foreign_study(source: Source) -> "Study":
     """A study of a network with weights from files."""
-    from shaketable.data import load
     from shaketable.errors import InputError
     from shaketable.forward import usable_device
     from shaketable.networks import build
     from shaketable.study import Study
-    from shaketable.training.recipe import DATA_ARGUMENTS
 
     network = str(source.network)
     if source.final is None or source.data is None:
@@ -88,11 +98,7 @@ def _foreign_study(source: Source) -> "Study":
                 f"--weights {name}={file}: write EPOCH=FILE, such as --weights 5=epoch5.pt, each epoch once."
             )
         checkpoints[int(name)] = str(file)
-    data_args = pairs(source.data_arg, "--data-arg") or {}
-    for name in data_args:
-        if name not in DATA_ARGUMENTS:
-            raise InputError(f"--data-arg {name}: there is no such argument; there are {', '.join(DATA_ARGUMENTS)}.")
-    dataset = load(source.data, root=source.data_root, **data_args)
+    dataset = _dataset(source)
     arguments = pairs(source.network_arg, "--network-arg") or {}
     own = ":" in network
     made = (
@@ -107,6 +113,19 @@ def _foreign_study(source: Source) -> "Study":
         test=dataset.test,
         name=f"{network} on {dataset.name}",
     )
+
+
+def _dataset(source: Source) -> "Dataset":
+    """The data that the options name."""
+    from shaketable.data import load
+    from shaketable.errors import InputError
+    from shaketable.training.recipe import DATA_ARGUMENTS
+
+    data_args = pairs(source.data_arg, "--data-arg") or {}
+    for name in data_args:
+        if name not in DATA_ARGUMENTS:
+            raise InputError(f"--data-arg {name}: there is no such argument; there are {', '.join(DATA_ARGUMENTS)}.")
+    return load(str(source.data), root=source.data_root, **data_args)
 
 
 def _own_network(name: str, arguments: dict[str, Any]) -> Any:

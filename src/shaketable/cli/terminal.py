@@ -21,6 +21,7 @@ app = App(
   shaketable demo
   shaketable train --network resnet18-bn --data cifar10 --data-root ~/data
   shaketable robustness runs/RUN --draws 5
+  shaketable joint runs/RUN --search
   shaketable criticality runs/RUN --epsilon 0.1
   shaketable report runs/RUN
 

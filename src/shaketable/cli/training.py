@@ -167,10 +167,8 @@ def _layers(recipe: "Recipe", names: tuple[str, ...]) -> tuple[str, ...]:
     """Names of layers; those of a scheme stand in the place of its name."""
     from shaketable.networks import construct
     from shaketable.params import layers
-    from shaketable.probes.schemes import SCHEMES, scheme_group
+    from shaketable.probes.schemes import is_scheme, named_layers
 
-    if not any(name.partition(":")[0] in SCHEMES for name in names):
+    if not any(map(is_scheme, names)):
         return names
-    found = layers(construct(recipe.network, SHAPE, 10, **recipe.network_args), "block")
-    groups = (scheme_group(found, name) if name.partition(":")[0] in SCHEMES else (name,) for name in names)
-    return tuple(dict.fromkeys(layer for group in groups for layer in group))
+    return named_layers(layers(construct(recipe.network, SHAPE, 10, **recipe.network_args), "block"), names)

@@ -109,7 +109,13 @@ def attacked(
     for stages in dict.fromkeys(s):
         if stages != 0:
             networks[f"r={r}, s={stages}"] = RandomisedClassifier(study, r=r, s=stages, seed=seed)
-    arguments: dict[str, Any] = {"attacks": list(attacks), "eps": eps, "steps": steps, "step_size": step_size, "seed": seed}
+    arguments: dict[str, Any] = {
+        "attacks": list(attacks),
+        "eps": eps,
+        "steps": steps,
+        "step_size": step_size,
+        "seed": seed,
+    }
     arguments |= {"random_start": random_start, "examples": examples, "repeats": repeats}
     asked = arguments | {"models": list(networks), "gradient_draws": draws}
     shown = {"normalisation": normalisation and {"mean": normalisation.mean, "std": normalisation.std}}
@@ -117,7 +123,7 @@ def attacked(
 
     def rows(name: str, number: int) -> list[dict[str, Any]]:
         network = networks[name] if normalisation is None else Normalised(networks[name], normalisation)
-        own = arguments | {"gradient_draws": 1 if name == BASELINE else number}
+        own: dict[str, Any] = arguments | {"gradient_draws": 1 if name == BASELINE else number}
         found = attack_table({name: network}, data, batch_size=batch_size, **own)
         return found.filter((pl.col("attack") != "clean") | pl.lit(number == draws[0])).to_dicts()
 

@@ -35,16 +35,7 @@ def sensitivity_heatmap(
         InputError: an unknown quantity, or a split of which the table has no row.
     """
     check_choice(quantity, QUANTITIES, "quantity of this table")
-    kept = summary.filter(pl.col("split") == split, pl.col("position") >= 0)
-    if kept.is_empty():
-        raise InputError(f"the table has no layer of the split {split!r}.")
-    kept = finite(kept, QUANTITIES).sort("position", "perturbation", "magnitude", maintain_order=True)
-    label = pl.format("{} {}", pl.col("perturbation").replace_strict(WORDS), pl.col("magnitude").round_sig_figs(6))
-    kept = kept.with_columns(column=label, remark=pl.col("reason").fill_null("none"))
-    order = kept.select("perturbation", "magnitude", "column").unique().sort("perturbation", "magnitude")
-    columns = order["column"].to_list()
-    names = kept["layer"].unique(maintain_order=True).to_list()
-    rows: list[dict[str, Any]] = kept.select("layer", "column", *QUANTITIES, "draws", "parameters", "remark").to_dicts()
+    rows, names, columns = _sides(summary, split)
     percent, chance = quantity != "loss", 1 - 1 / classes if classes and classes > 1 else 1.0
     sides = Side("column", "perturbation", columns), Side("layer", "layer", names)
     return heatmap(
@@ -65,3 +56,16 @@ def sensitivity_heatmap(
         ],
         title=title,
     )
+
+
+def _sides(summary: pl.DataFrame, split: str) -> tuple[list[dict[str, Any]], list[str], list[str]]:
+    """Rows of the cells, names of the layers in forward order, and labels of the perturbations, noise first."""
+    kept = summary.filter(pl.col("split") == split, pl.col("position") >= 0)
+    if kept.is_empty():
+        raise InputError(f"the table has no layer of the split {split!r}.")
+    kept = finite(kept, QUANTITIES).sort("position", "perturbation", "magnitude", maintain_order=True)
+    label = pl.format("{} {}", pl.col("perturbation").replace_strict(WORDS), pl.col("magnitude").round_sig_figs(6))
+    kept = kept.with_columns(column=label, remark=pl.col("reason").fill_null("none"))
+    order = kept.select("perturbation", "magnitude", "column").unique().sort("perturbation", "magnitude")
+    rows = kept.select("layer", "column", *QUANTITIES, "draws", "parameters", "remark").to_dicts()
+    return rows, kept["layer"].unique(maintain_order=True).to_list(), order["column"].to_list()

@@ -47,11 +47,8 @@ def scheme_group(found: Sequence[Layer], scheme: str) -> tuple[str, ...]:
 
     References: Zhang, Bengio, Singer, "Are All Layers Created Equal?", JMLR 2022, section 4, appendix B.
     """
+    check_scheme(scheme)
     name, colon, chosen = scheme.partition(":")
-    if name not in SCHEMES:
-        near = get_close_matches(name, SCHEMES, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"there is no scheme {name!r}{hint}; there are {', '.join(SCHEMES)}.")
     period = SCHEMES[name]
     known = list(dict.fromkeys(layer.stage for layer in found if layer.stage))
     wanted = chosen.split(",") if colon else known or [""]
@@ -66,6 +63,32 @@ def scheme_group(found: Sequence[Layer], scheme: str) -> tuple[str, ...]:
     if not group:
         raise InputError(f"scheme {scheme!r} gives an empty group: no stage has two layers; name the layers yourself.")
     return tuple(layer.name for layer in found if layer.name in group)
+
+
+def check_scheme(scheme: str) -> None:
+    """One error for a scheme that there is not."""
+    name = scheme.partition(":")[0]
+    if name not in SCHEMES:
+        near = get_close_matches(name, SCHEMES, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"there is no scheme {name!r}{hint}; there are {', '.join(SCHEMES)}.")
+
+
+def is_scheme(name: str) -> bool:
+    """Whether a name is that of a scheme, perhaps with stages behind it."""
+    return name.partition(":")[0] in SCHEMES
+
+
+def named_layers(found: Sequence[Layer], names: Sequence[str]) -> tuple[str, ...]:
+    """Names of layers as given, those of a scheme in the place of its name; each once.
+
+    Example:
+        >>> layers = [Layer(f"s1.{b}", ("w",), (), ("m",), "Block", "s1") for b in (1, 2, 3)]
+        >>> named_layers(layers, ["head", "all-but-first"])
+        ('head', 's1.2', 's1.3')
+    """
+    groups = (scheme_group(found, name) if is_scheme(name) else (name,) for name in names)
+    return tuple(dict.fromkeys(layer for group in groups for layer in group))
 
 
 def layer_groups(found: Sequence[Layer], groups: Groups, rest: bool = False) -> dict[str, tuple[str, ...]]:
@@ -89,7 +112,7 @@ def layer_groups(found: Sequence[Layer], groups: Groups, rest: bool = False) -> 
     named = groups if isinstance(groups, Mapping) else {str(scheme): scheme for scheme in groups}
     made: dict[str, tuple[str, ...]] = {}
     for group, given in named.items():
-        if isinstance(given, str) and (given.partition(":")[0] in SCHEMES or not isinstance(groups, Mapping)):
+        if isinstance(given, str) and (is_scheme(given) or not isinstance(groups, Mapping)):
             made[str(group)] = scheme_group(found, given)
         else:
             made[str(group)] = _your_group(found, str(group), given)

@@ -29,17 +29,16 @@ STEPS = 400
 def joint_part(result: JointRobustness, size: int) -> Part:
     """A heat map for each group, its layers marked, and the numbers of all groups."""
     splits, groups = _splits(result.splits()), result.groups
-    own = [name for name in groups if not (name.startswith("rest of ") and name.removeprefix("rest of ") in groups)]
+    own = result.with_rest()
     columns = result.table["checkpoint"].n_unique() + 2
     room = min(DRAWN, size // (columns * len(result.provenance["layers"])))
     notes = []
     if len(own) > room:
         notes.append(f"Layers together: figures show {room} of {len(own)} groups; the table has them all.")
     classes = result.provenance.get("classes")
-    drawn = {f"joint-{number}": name for number, name in enumerate(own[:room])}
+    drawn = {f"joint-{number}": name for number, name in enumerate(list(own)[:room])}
     figures = {
-        key: result.plot(split=splits[0], group=_with_rest(name, groups), classes=classes).to_dict()
-        for key, name in drawn.items()
+        key: result.plot(split=splits[0], group=own[name], classes=classes).to_dict() for key, name in drawn.items()
     }
     missing = result.table.with_columns(
         layer="group",
@@ -90,7 +89,7 @@ def layer_sets_part(result: LayerSets, size: int) -> Part:
             *network_facts(result),
             ("Candidates", f"{len(facts['candidates']):,} layers"),
             ("Tolerance", f"{points(facts['tolerance'])} of {facts['split']} accuracy"),
-            _clean(curve.filter(pl.col("step") == 0)["error"][0], facts["split"]),
+            _clean(result.table.filter(pl.col("step") == 0)["error"][0], facts["split"]),
         ],
         "notes": notes,
         "figures": {f"trade-off-{how}": plots.trade_off_curve(table, curve, **given).to_dict()},
@@ -158,11 +157,6 @@ def attack_part(result: Attacks, size: int) -> Part:
         "missing": [],
         "rows": rows[:size],
     }
-
-
-def _with_rest(name: str, groups: dict[str, list[str]]) -> list[str]:
-    """A group, and the group of all other layers where there is one."""
-    return [name, *(one for one in groups if one == f"rest of {name}")]
 
 
 def _splits(splits: list[str]) -> list[str]:

@@ -16,6 +16,8 @@ FREE = {
     "rerandomise": "may have any fresh draw of initial weights",
     "remove": "may be dropped",
 }
+DROP = 0.05
+"""The loss of accuracy at which it is told what a layer bears."""
 NO_DEFENSE = (
     "This is no defense. An accuracy under attack is an upper bound, by the attacks that were tried: it says how far "
     "randomness hides the gradient, and not how safe a network is."
@@ -138,7 +140,7 @@ def _measured(joint: JointRobustness | None, names: list[str], how: str) -> Mapp
     return {}
 
 
-def sensitivity_paragraphs(result: Sensitivity, split: str, drop: float = 0.05) -> list[str]:
+def sensitivity_paragraphs(result: Sensitivity, split: str, drop: float = DROP) -> list[str]:
     """Which layers bear least noise and least pruning."""
     said = []
     for perturbation, verb in (("noise", "noise of a relative size of"), ("prune", "the removal of a share of")):
@@ -152,9 +154,8 @@ def sensitivity_paragraphs(result: Sensitivity, split: str, drop: float = 0.05) 
                 f"{verb} {least['tolerated']:g}" if least["tolerated"] else "not even the smallest one that was tried"
             )
             what = "Noise" if perturbation == "noise" else "Pruning"
-            said.append(
-                f"{what}: the most sensitive layers, {listing(names)}, bear {most} at a loss of at most {points(drop)}."
-            )
+            who = f"layer, {names[0]}, bears" if len(names) == 1 else f"layers, {listing(names)}, bear"
+            said.append(f"{what}: the most sensitive {who} {most} at a loss of at most {points(drop)}.")
     said.append(
         "One layer is changed at a time, and nothing is retrained; noise has the scale of each tensor of its own."
     )
