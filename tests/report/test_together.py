@@ -56,7 +56,7 @@ def test_everything_is_drawn_in_its_order_without_a_complaint(everything: Path, 
 def test_without_scripts_the_numbers_and_what_they_do_not_say_are_there(everything: Path) -> None:
     said = words(everything)
     for one in (
-        "every-other (2 of 5 layers): 30% re-initialised and 54% re-randomised.",
+        "for every-other (2 of 5 layers): 30% re-initialised and 54% re-randomised. Nothing was retrained.",
         "every-other 2 200 re-initialised 30.00 20.0",
         "The largest set of layers that can be re-initialised together within 5 points of train accuracy has 2 of 3 candidates",
         "block1 and block3 may stay at their initial weights: with them re-initialised together the error is",

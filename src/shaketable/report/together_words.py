@@ -48,12 +48,13 @@ def group_rows(result: JointRobustness) -> list[dict[str, Any]]:
 def joint_paragraphs(result: JointRobustness, split: str) -> list[str]:
     """What each group costs when all of it is reset or dropped."""
     parts: dict[str, list[str]] = {}
+    own = result.with_rest()
     for row in group_rows(result):
         found = row["splits"].get(split)
-        if found and found["error"] is not None:
+        if found and found["error"] is not None and row["group"] in own:
             parts.setdefault(row["group"], []).append(f"{percent(found['error'])} {row['how']}")
     said = [
-        f"{group} ({len(result.groups[group])} of {len(result.provenance['layers'])} layers): {listing(errors)}."
+        f"{group} ({len(result.groups[group])} of {len(result.provenance['layers'])} layers): {listing(errors)}"
         for group, errors in parts.items()
     ]
     if not said:
@@ -63,7 +64,7 @@ def joint_paragraphs(result: JointRobustness, split: str) -> list[str]:
         f"As trained, the network has a {split} error of {clean}. With all layers of a group changed together it is, "
     )
     return [
-        f"{first}for {' '.join(said[:4])}{' More groups are in the table.' if len(said) > 4 else ''}",
+        f"{first}for {'; for '.join(said[:4])}.{' More groups are in the table.' if len(said) > 4 else ''}",
         "Nothing was retrained. Layers that are robust one by one need not be robust together.",
     ]
 
