@@ -22,6 +22,36 @@ GOLDEN = {
     "sum_of_spectral_norms": 604.1980977598947,
     "network_criticality": 0.0,  # each layer of so small a network may go back alone
     "pac_bayes": 18.046829110363994,
+    "hessian_largest_eigenvalue": 2.0869525958548953,
+    "hessian_trace": 2.8878636035312346,
+    "effective_dimensionality": 0.023553886321955382,
+    "fisher_rao_norm": 0.669432774792558,
+    "gradient_noise_norm": 0.5532495021518323,
+    "inverse_margin": 1.7318006784412536,
+    "normalised_margin": 0.6842080161478749,
+    "squared_parameter_norm": 20.722186731829833,
+    "sum_of_frobenius_norms": 18.57651599260097,
+    "sum_of_squared_spectral_norms": 15.212644388851672,
+    "frobenius_norms_over_margin": 805.5917375666168,
+    "spectral_norms_over_margin": 362.3070570657276,
+    "spectral_complexity_from_init": 345.99919301329834,
+    "spectral_complexity_from_origin": 2239.280169489909,
+    "sum_of_stable_ranks": 6.180614276811266,
+    "path_norm": 28.301284114971597,
+    "pac_bayes_flatness": 28.183829312644555,
+    "pac_bayes_from_init": 35.479427032971174,
+    "pac_bayes_from_origin": 160.8125118670098,
+    "magnitude_flatness_jiang2020": 11.22018454301963,
+    "magnitude_flatness_kuhn2021": 44.66835921509634,
+    "prunability": 0.22,
+    "random_prunability": 0.32,
+    "number_of_parameters_pruned": 55.0,
+    "sum_of_frobenius_norms_pruned": 14.018811437065024,
+    "sum_of_squared_spectral_norms_pruned": 11.878025988183254,
+    "sharpness_keskar2017": 0.4351743532575017,
+    "training_loss": 0.472412481256,
+    "sum_of_training_losses": 0.951123901035,
+    "last_training_loss": 0.472412481256,
 }
 """Values on the study below, as they were when each was added; a change of one raises the measure's version."""
 CHANGES = {"batch_size": 4, "batch": 4}
@@ -68,7 +98,11 @@ def study(**without: None) -> Study:
     with torch.no_grad():
         right, wrong = network(train).argmax(1), network(test).argmax(1)
     wrong[::4] = (wrong[::4] + 1) % 3
+    middle = {name: (init[name] + final[name]) / 2 for name in init if init[name].is_floating_point()}
     given = {"init": init, "train": (train, right), "test": (test, wrong)} | without
+    if "trajectory" not in given:
+        given["checkpoints"] = {1: init | middle, 2: final}
+    given.pop("trajectory", None)
     return Study(network, final=final, **given)  # pyright: ignore[reportArgumentType]
 
 

@@ -54,8 +54,8 @@ def product_of_frobenius_norms(study: Study) -> Measurement:
     References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality in the generalization of deep
     networks", 2020, table 1. Neyshabur, Tomioka, Srebro, "Norm-based capacity control in neural networks", 2015.
     """
-    table = _table(
-        _linear(study), lambda layer: math.prod(_frobenius(study.final[name]) for name in layer.params), study
+    table = table_of(
+        weight_layers(study), lambda layer: math.prod(frobenius(study.final[name]) for name in layer.params), study
     )
     return from_factors(table["value"], table)
 
@@ -95,8 +95,8 @@ def product_of_spectral_norms(study: Study, operator: Operator = "convolution") 
     References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality in the generalization of deep
     networks", 2020, table 1. Sedghi, Gupta, Long, "The singular values of convolutional layers", 2019.
     """
-    found, norm = _linear(study), _spectral_norm(study, operator)
-    table = _table(found, lambda layer: math.prod(norm(name, study.final[name]) for name in layer.params), study)
+    found, norm = weight_layers(study), spectral_norm(study, operator)
+    table = table_of(found, lambda layer: math.prod(norm(name, study.final[name]) for name in layer.params), study)
     return from_factors(table["value"], table)
 
 
@@ -134,8 +134,8 @@ def squared_distance_to_init(study: Study, parameters: Literal["weight", "all"] 
     """
     if parameters not in ("weight", "all"):
         raise InputError(f"unknown parameters={parameters!r}; use 'weight' or 'all'.")
-    found = _linear(study) if parameters == "weight" else layers(study.network, "module", study.example_inputs())
-    table = _table(found, lambda layer: sum(_squared(_change(study, name)) for name in layer.params), study)
+    found = weight_layers(study) if parameters == "weight" else layers(study.network, "module", study.example_inputs())
+    table = table_of(found, lambda layer: sum(_squared(_change(study, name)) for name in layer.params), study)
     return from_value(math.fsum(table["value"]), table)
 
 
@@ -162,7 +162,7 @@ def number_of_parameters(study: Study) -> Measurement:
     networks", 2020, table 1.
     """
     found = layers(study.network, "module", study.example_inputs())
-    table = _table(found, lambda layer: sum(study.final[name].numel() for name in layer.params), study)
+    table = table_of(found, lambda layer: sum(study.final[name].numel() for name in layer.params), study)
     return from_value(float(table["parameters"].sum()), table)
 
 
@@ -197,13 +197,13 @@ def sum_of_spectral_norms(study: Study, operator: Operator = "convolution") -> M
     References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality in the generalization of deep
     networks", 2020, table 1. Long, Sedghi, "Size-free generalization bounds for convolutional neural networks", 2019.
     """
-    found, norm = _linear(study), _spectral_norm(study, operator)
-    table = _table(found, lambda layer: sum(norm(name, _change(study, name)) for name in layer.params), study)
+    found, norm = weight_layers(study), spectral_norm(study, operator)
+    table = table_of(found, lambda layer: sum(norm(name, _change(study, name)) for name in layer.params), study)
     count = sum(parameter.numel() for parameter in study.network.parameters())
     return from_value(count * math.fsum(table["value"]), table)
 
 
-def _linear(study: Study) -> tuple[Layer, ...]:
+def weight_layers(study: Study) -> tuple[Layer, ...]:
     """The linear layers, whose parameters are the weights that they multiply with."""
     try:
         found = linear_layers(study.network, study.example_inputs())
@@ -215,7 +215,7 @@ def _linear(study: Study) -> tuple[Layer, ...]:
     return found
 
 
-def _table(found: Iterable[Layer], value: Callable[[Layer], float], study: Study) -> pl.DataFrame:
+def table_of(found: Iterable[Layer], value: Callable[[Layer], float], study: Study) -> pl.DataFrame:
     """A row a layer, with the number of its parameters and its value."""
     rows = [
         (layer.name, position, layer.kind, sum(study.final[name].numel() for name in layer.params), float(value(layer)))
@@ -231,7 +231,7 @@ def _change(study: Study, name: str) -> Tensor:
     return study.final[name].double() - init[name].double()
 
 
-def _frobenius(tensor: Tensor) -> float:
+def frobenius(tensor: Tensor) -> float:
     """The Frobenius norm in float64, without overflow of the squares."""
     scale = float(tensor.abs().max()) if tensor.numel() else 0.0
     return scale * float(torch.linalg.vector_norm(tensor.double() / scale)) if scale else 0.0
@@ -239,11 +239,11 @@ def _frobenius(tensor: Tensor) -> float:
 
 def _squared(tensor: Tensor) -> float:
     """The squared Frobenius norm in float64, infinite where it is no float."""
-    norm = _frobenius(tensor)
+    norm = frobenius(tensor)
     return norm * norm
 
 
-def _spectral_norm(study: Study, operator: Operator) -> Callable[[str, Tensor], float]:
+def spectral_norm(study: Study, operator: Operator) -> Callable[[str, Tensor], float]:
     """The spectral norm of a tensor in the place of a weight."""
     if operator == "matrix":
         return lambda name, weight: operator_norm(weight, as_matrix=True)

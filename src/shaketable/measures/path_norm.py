@@ -1,0 +1,62 @@
+"""The path norm."""
+
+import torch
+from torch import nn
+
+from shaketable.forward import evaluation_mode, forward, map_inputs, tensors_of
+from shaketable.measures.measure import JIANG, Measurement, Unavailable, from_value, measure
+from shaketable.measures.norm_sums import BatchNorm, weights_of
+from shaketable.study import Study
+
+
+@measure(symbol="path-norm", direction="lower", paper=JIANG)
+def path_norm(study: Study, batch_norm: BatchNorm = "fold") -> Measurement:
+    r"""Path norm: the sum over all paths from an input to an output of the product of squared weights.
+
+    .. math:: \sum_k f_{w^2}(1)_k
+
+    the outputs of the network with every parameter squared, for an input of ones, in float64. Biases are paths that start
+    there. Not done: no root is taken.
+
+    Args:
+        study: with data, which show the shape of an input; inputs that are tokens have no path norm.
+        batch_norm: ``"fold"`` into the weights before them; with ``"keep"`` a network with batch norms has none.
+
+    Returns: at least 0. Unavailable for a network with normalisations that cannot be folded, for squares do not pass through a
+        division.
+
+    Cost: one pass of one example.
+
+    Deviates: Jiang et al.'s code, too, counts biases, and folds batch norms; max pooling takes the largest path.
+
+    Example:
+        >>> study = Study(nn.Linear(2, 1).eval(), final={"weight": torch.tensor([[3.0, -4.0]]), "bias": torch.ones(1)},
+        ...               train=(torch.eye(2), [0, 0]))
+        >>> path_norm(study).value
+        26.0
+
+    References: Jiang et al., 2020, equation 44. Neyshabur, Salakhutdinov, Srebro, "Path-SGD", 2015.
+    """
+    inputs = study.example_inputs()
+    if inputs is None or not all(tensor.is_floating_point() for tensor in tensors_of(inputs).values()):
+        raise Unavailable("it needs data with inputs that are real numbers; make the study with train=... or test=...")
+    weights = weights_of(study, batch_norm, study.final)
+    norms = [
+        (path, module)
+        for path, module in study.network.named_modules()
+        if "Norm" in type(module).__name__ and not isinstance(module, nn.Sequential)
+    ]
+    for path, module in norms:
+        neutral = batch_norm == "fold" and f"{path}.running_mean" in weights
+        if not neutral or weights[f"{path}.running_mean"].any() or (weights[f"{path}.weight"] != 1).any():
+            raise Unavailable(
+                f"normalisation {path!r} ({type(module).__name__}) stays, and divides what the paths carry"
+            )
+    trained = {name for name, _ in study.network.named_parameters()}
+    squared = {
+        name: tensor.double().square() if name in trained else tensor.double() if tensor.is_floating_point() else tensor
+        for name, tensor in weights.items()
+    }
+    ones = map_inputs(lambda tensor: torch.ones_like(tensor[:1], dtype=torch.float64), inputs)
+    with evaluation_mode(study.network), torch.no_grad():
+        return from_value(float(forward(study.network, ones, squared).sum()))
