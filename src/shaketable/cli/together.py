@@ -105,9 +105,7 @@ def joint_(
     study, folder = opened(run, source)
     found = layers(study.network, by, study.example_inputs())
     given = _groups(scheme, group) or ({} if search else {"all-but-first": "all-but-first"})
-    named = (
-        layer_groups(found, given, rest) if given else {}
-    )  # what is wrong with them is said before anything is measured
+    named = layer_groups(found, given, rest) if given else {}
     engine: dict[str, Any] = {"level": level, "batch_size": batch_size, "command": command_typed()}
     engine |= {"statistics": statistics, "seed": seed}
     first: How = "rerandomise" if study.init is None and not study.epochs else "reinitialise"
@@ -128,7 +126,7 @@ def joint_(
             look_ahead=look_ahead,
             candidates=None if candidate is None else named_layers(found, candidate),
             checkpoint=epochs[0] if epochs else 0,
-            draws=max(draws, 1),
+            draws=draws if way == "rerandomise" else 1,
             store=folder / "layer_sets",
             **engine,
         )

@@ -70,8 +70,8 @@ def check_scheme(scheme: str) -> None:
     name = scheme.partition(":")[0]
     if name not in SCHEMES:
         near = get_close_matches(name, SCHEMES, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"there is no scheme {name!r}{hint}; there are {', '.join(SCHEMES)}.")
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(SCHEMES)}."
+        raise InputError(f"there is no scheme {name!r}; {hint}")
 
 
 def is_scheme(name: str) -> bool:

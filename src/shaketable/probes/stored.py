@@ -262,7 +262,7 @@ def read_result(
         InputError: the folder holds no result of this probe, or a damaged one.
     """
     if not (folder / "provenance.json").is_file():
-        raise InputError(f"{folder}: holds no {probe} result; make one with `shaketable {probe} RUN`.")
+        raise InputError(f"{folder}: holds no {probe} result; give the folder of one.")
     try:
         found = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
         if found.get("probe", probe) != probe:
