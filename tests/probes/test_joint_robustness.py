@@ -166,3 +166,13 @@ def test_the_result_does_not_depend_on_batches_nor_on_a_store_and_is_read_back(t
 def test_bad_input_is_one_sentence(arguments, message):
     with pytest.raises(InputError, match=message):
         joint_robustness(study(), **arguments)
+
+
+def test_re_initialisation_that_was_not_asked_for_has_no_rows_where_there_are_no_initial_weights(tmp_path):
+    _, bare = residual()
+    arguments = {"draws": 1, "remove": False, "store": tmp_path}
+    asked = joint_robustness(bare, "all-but-first", **arguments).table
+    unasked = joint_robustness(bare, "all-but-first", checkpoints=[], **arguments).table
+    assert set(asked["perturbation"]) == {"none", "rerandomise", "reinitialise"}
+    assert set(unasked["perturbation"]) == {"none", "rerandomise"}
+    assert asked.filter(pl.col("perturbation") != "reinitialise").equals(unasked)

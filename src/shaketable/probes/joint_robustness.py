@@ -144,7 +144,7 @@ def joint_robustness(
             :mod:`shaketable.probes.schemes`. Groups may share layers.
         by: the layers, as for :func:`shaketable.robustness`.
         rest: behind each group one of all other layers, as the paper divides them in two.
-        checkpoints: epochs :math:`\tau`; all that there are, if left out.
+        checkpoints: epochs :math:`\tau`; all that there are, if left out; an empty list leaves re-initialisation out.
         draws: fresh draws per group; 0 leaves re-randomisation out. Draw r is the draw r of :func:`shaketable.robustness`.
         remove: also drop the group; see :func:`shaketable.removal.removals`.
         splits, statistics, statistics_batches, seed, level, memory, batch_size, store, command: as for :func:`shaketable.robustness`.
@@ -190,7 +190,10 @@ def joint_robustness(
         study.checkpoint(epoch)  # says which there are
     members = {name: [layer for layer in found if layer.name in group] for name, group in named.items()}
     engine = Engine(study.network, study.final, level=level, memory=memory, batch_size=batch_size)
-    plan = _Plan(study, engine, data, found, members, epochs, draws, remove, statistics, statistics_batches, seed)
+    no_init = study.init is None and (checkpoints is None or bool(epochs))
+    plan = _Plan(
+        study, engine, data, found, members, epochs, no_init, draws, remove, statistics, statistics_batches, seed
+    )
     facts = facts_of(
         study,
         data,
@@ -266,6 +269,7 @@ class _Plan:
     layers: tuple[Layer, ...]
     groups: dict[str, list[Layer]]
     epochs: tuple[int, ...]
+    no_init: bool  # re-initialisation was asked for, and there is nothing to go back to
     draws: int
     remove: bool
     statistics: Statistics | Literal["reestimate"]
@@ -279,17 +283,22 @@ class _Plan:
         reestimates = {}
         if self.statistics == "reestimate":
             reestimates = {"reestimate": [self.statistics_batches, study.data("train").fingerprint()]}
-        what = reestimates | {
-            "checkpoints": {epoch: fingerprint(study.checkpoint(epoch)) for epoch in self.epochs},
-            "final_epoch": study.final_epoch,
-            "layers": [[layer.name, layer.params, layer.buffers] for layer in self.layers],
-            "groups": {name: [layer.name for layer in group] for name, group in self.groups.items()},
-            "draws": self.draws,
-            "first_draw": fingerprint(first) if self.draws else None,
-            "remove": self.remove,
-            "statistics": self.statistics,
-            "seed": self.seed,
-        }
+        unasked = {"no_init": False} if self.study.init is None and not self.no_init else {}
+        what = (
+            reestimates
+            | unasked
+            | {
+                "checkpoints": {epoch: fingerprint(study.checkpoint(epoch)) for epoch in self.epochs},
+                "final_epoch": study.final_epoch,
+                "layers": [[layer.name, layer.params, layer.buffers] for layer in self.layers],
+                "groups": {name: [layer.name for layer in group] for name, group in self.groups.items()},
+                "draws": self.draws,
+                "first_draw": fingerprint(first) if self.draws else None,
+                "remove": self.remove,
+                "statistics": self.statistics,
+                "seed": self.seed,
+            }
+        )
         return identity_of(study, "joint robustness", VERSION, self.data, **what)
 
     def measure(self, cells: Cells) -> list[Cell]:
@@ -298,7 +307,7 @@ class _Plan:
         sources.extend(("rerandomise", draw) for draw in range(self.draws))
         sources.extend([("remove", 0)] if self.remove else [])
         parts, rows, baselines = in_memory(sources, self.study), [], {}
-        if self.study.init is None:
+        if self.no_init:
             missing = Change(None, NO_INIT)
             for name in self.groups:
                 rows += [self._row(name, "reinitialise", 0) | _unavailable(split, missing) for split in self.data]
