@@ -7,7 +7,18 @@ from collections.abc import Iterable
 
 from cyclopts import CycloptsError
 
-from shaketable.cli import attack, catalogue, criticality, measures, report, robustness, sensitivity, together, training
+from shaketable.cli import (
+    attack,
+    catalogue,
+    criticality,
+    measures,
+    pruning,
+    report,
+    robustness,
+    sensitivity,
+    together,
+    training,
+)
 from shaketable.cli.terminal import app
 
 __all__ = [
@@ -17,6 +28,7 @@ __all__ = [
     "criticality",
     "main",
     "measures",
+    "pruning",
     "report",
     "robustness",
     "sensitivity",

@@ -90,7 +90,7 @@ def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 def _kinds() -> dict[str, Any]:
     """The kinds of results, by the name of their folder."""
     from shaketable.defense import Attacks
-    from shaketable.probes import JointRobustness, LayerSets, Paths, Robustness, Sensitivity, Valley
+    from shaketable.probes import JointRobustness, LayerSets, Paths, Prunability, Robustness, Sensitivity, Valley
     from shaketable.probes.criticality import Criticality
     from shaketable.report import Bounds, Measures
 
@@ -99,6 +99,7 @@ def _kinds() -> dict[str, Any]:
         "joint_robustness": JointRobustness,
         "layer_sets": LayerSets,
         "sensitivity": Sensitivity,
+        "prune": Prunability,
         "criticality": Criticality,
         "path": Paths,
         "valley": Valley,
@@ -131,7 +132,7 @@ def _write_figures(result: Any, folder: Path) -> list[Path]:
 def _figures(result: Any) -> dict[str, Any]:
     """The figures of a result by their names."""
     from shaketable import plots
-    from shaketable.probes import JointRobustness, LayerSets, Paths, Robustness, Sensitivity, Valley
+    from shaketable.probes import JointRobustness, LayerSets, Paths, Prunability, Robustness, Sensitivity, Valley
     from shaketable.probes.criticality import Criticality
 
     if isinstance(result, JointRobustness):
@@ -144,6 +145,13 @@ def _figures(result: Any) -> dict[str, Any]:
         return {f"trade-off-{result.provenance['how']}": result.plot()}
     if isinstance(result, Sensitivity):
         return {f"sensitivity-{split}": result.plot(split=split) for split in result.splits()}
+    if isinstance(result, Prunability):
+        methods = result.table["method"].unique(maintain_order=True)
+        return {
+            f"pruning-{method}-{what}": result.plot(method=method, quantity=what)
+            for method in methods
+            for what in ("loss", "error")
+        }
     if isinstance(result, Criticality):
         charts = {
             f"criticality-{epsilon:g}": plots.criticality_bars(result.table, epsilon)

@@ -14,9 +14,10 @@ from shaketable.bounds import Bound
 from shaketable.defense import Attacks
 from shaketable.errors import InputError, RunError
 from shaketable.files import write_text
-from shaketable.probes import JointRobustness, LayerSets, Paths, Robustness, Sensitivity, Valley
+from shaketable.probes import JointRobustness, LayerSets, Paths, Prunability, Robustness, Sensitivity, Valley
 from shaketable.probes.criticality import Criticality
 from shaketable.report.criticality import bounds_part, criticality_part, measures_part, path_part, valley_part
+from shaketable.report.pruning import pruning_part
 from shaketable.report.results import Bounds, Measures
 from shaketable.report.robustness import robustness_part
 from shaketable.report.together import (
@@ -36,6 +37,7 @@ Reported = (
     | JointRobustness
     | LayerSets
     | Sensitivity
+    | Prunability
     | Criticality
     | Paths
     | Valley
@@ -50,6 +52,7 @@ PARTS: dict[type, tuple[str, Callable[..., dict[str, Any]]]] = {
     JointRobustness: ("joint", joint_part),
     LayerSets: ("search", layer_sets_part),
     Sensitivity: ("sensitivity", sensitivity_part),
+    Prunability: ("pruning", pruning_part),
     Criticality: ("criticality", criticality_part),
     Paths: ("path", path_part),
     Valley: ("valley", valley_part),
@@ -68,9 +71,9 @@ def write_report(results: Reported | Iterable[Reported], path: str | Path) -> Pa
     cut; the report says so. Names from outside are escaped.
 
     Args:
-        results: what :func:`shaketable.robustness`, ``joint_robustness``, ``largest_set``, ``sensitivity``, ``criticality``,
-            ``path``, ``valley`` or ``defense.attacked`` returned, the table of ``measurements``, or bounds; one of these, or a
-            list of them about one network, one of each kind (bounds: any number; ``largest_set``: one for each way).
+        results: what :func:`shaketable.robustness`, ``joint_robustness``, ``largest_set``, ``sensitivity``, ``prunability``,
+            ``criticality``, ``path``, ``valley`` or ``defense.attacked`` returned, the table of ``measurements``, or bounds; one
+            of these, or a list of them about one network, one of each kind (bounds: any number; ``largest_set``: one for each way).
         path: the HTML file; its folder is made if need be.
 
     Returns:

@@ -1,16 +1,17 @@
 """What the report says about pruning."""
 
-from typing import Any
+import polars as pl
 
 from shaketable import plots
 from shaketable.probes import Prunability
 from shaketable.report.criticality_words import quantity
+from shaketable.report.parts import Part, missing_rows, network_facts
 from shaketable.report.words import listing, percent
 
 WHICH = {"magnitude": "those of smallest magnitude", "random": "random ones"}
 
 
-def pruning_part(result: Prunability, size: int) -> dict[str, Any]:
+def pruning_part(result: Prunability, size: int) -> Part:
     """The curves of loss and error, and the search with every fraction that it tested."""
     methods = result.summary()["method"].to_list()
     notes, figures = [], {}
@@ -24,19 +25,16 @@ def pruning_part(result: Prunability, size: int) -> dict[str, Any]:
                 figures[f"pruning-{method}-{what}"] = spec
     if len(result.tests) > size:
         notes.append(f"Pruning: the table shows {size:,} of {len(result.tests):,} tests.")
-    missing = [
-        {"layer": "the network", "what": "pruning", "status": row["status"], "reason": row["reason"]}
-        | {"where": [f"sparsity {row['sparsity']:g}"], "split": [row["split"]]}
-        for row in result.table.to_dicts()
-        if row["status"] != "ok"
-    ]
+    told = result.table.with_columns(
+        layer=pl.lit("all"), what=pl.lit("pruning"), where=pl.format("sparsity {}", "sparsity")
+    )
     return {
         "template": "pruning.html",
         "paragraphs": prunability_paragraphs(result),
-        "facts": [("Network", str(result.provenance.get("network") or result.provenance.get("name")))],
+        "facts": network_facts(result),
         "notes": notes,
         "figures": figures,
-        "missing": missing[:size],
+        "missing": missing_rows(told, size),
         "methods": methods,
         "which": WHICH,
         "noise": "noise" in result.table["perturbation"],
