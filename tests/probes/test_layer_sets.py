@@ -73,6 +73,15 @@ def weights_of(study: Study) -> dict[str, int]:
     return {layer.name: sum(study.final[name].numel() for name in layer.params) for layer in found}
 
 
+def test_looking_ahead_changes_nothing_where_every_set_is_tried():
+    whole = largest_set(trained(), split="test")
+    ahead = largest_set(trained(), split="test", beam=None, beyond=None, look_ahead=3)
+    assert whole.complete
+    assert ahead.complete
+    assert tried(ahead) == tried(whole)
+    assert ahead.largest == whole.largest
+
+
 @pytest.mark.parametrize("size", ["count", "parameters"])
 @pytest.mark.parametrize("tolerance", [0.02, 0.1, 0.3])
 def test_with_every_set_kept_the_search_is_exhaustive_and_its_answer_that_of_brute_force(size, tolerance):

@@ -118,9 +118,10 @@ def test_what_could_not_be_measured_at_all_is_said() -> None:
     result = joint()
     table = result.table.with_columns(error=pl.when(pl.col("position") < 0).then("error"))
     assert "No group of layers could be reset" in joint_paragraphs(type(result)(table, result.provenance), "test")[0]
-    assert search_paragraphs(layer_sets(largest=()))[0] == (
-        "No layer of 3 candidates can be re-initialised within 5 points of train accuracy."
-    )
+    assert search_paragraphs(layer_sets(largest=())) == [
+        "No layer of 3 candidates can be re-initialised within 5 points of train accuracy.",
+        "Every set of the candidates was tried (7).",
+    ]
     only = sensitivity()
     only = type(only)(only.table.filter(pl.col("perturbation") != "noise"), only.provenance)
     assert len(sensitivity_paragraphs(only, "test")) == 2

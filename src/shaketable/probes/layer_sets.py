@@ -70,7 +70,7 @@ class LayerSets(Result):
     @property
     def complete(self) -> bool:
         """Whether every set of the candidates was tried, so that no larger one is within the tolerance."""
-        return self.provenance["complete"]
+        return bool(self.provenance.get("complete"))
 
     @property
     def largest(self) -> list[str]:

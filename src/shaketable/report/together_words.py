@@ -89,10 +89,9 @@ def search_paragraphs(result: LayerSets) -> list[str]:
         if result.complete
         else f"{len(table):,} sets were tried, and not all: a larger one may exist."
     )
-    return [
-        said,
-        f"{trust} The set was chosen on the {split} examples that its error is told on: look at the other split.",
-    ]
+    if result.largest:
+        trust += f" The set was chosen on the {split} examples that its error is told on: look at the other split."
+    return [said, trust]
 
 
 def row_of_largest(result: LayerSets) -> dict[str, Any]:
