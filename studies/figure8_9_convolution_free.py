@@ -30,7 +30,7 @@ def pair(network: str, **fields: object) -> list[Recipe]:
 
 
 SLICE = {
-    "data_args": {"train_examples": 3_000, "test_examples": 1_000},
+    "data_args": {"train_examples": 2_000, "test_examples": 1_000},
     "batch_size": 64,
     "epochs": 12,
     "checkpoints": (0, 1, 5),
