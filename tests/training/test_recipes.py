@@ -47,3 +47,26 @@ def test_arguments_change_a_named_recipe_key_by_key():
     recipe = named("module-criticality", network_args={"width": 0.25})
     assert recipe.network_args == {"init": "xavier-uniform", "width": 0.25}
     assert named("demo", data_args={"train_examples": 100}).data_args == {"normalise": False, "train_examples": 100}
+
+
+def test_demogen_is_appendix_a_3_of_kuhn_et_al():
+    recipe = named("demogen")
+    assert (recipe.network, recipe.momentum, recipe.batch_size, recipe.epochs) == ("nin-3x192-bn", 0.9, 128, 380)
+    rates = [learning_rate(recipe, epoch) for epoch in (1, 100, 101, 201, 301, 380)]
+    assert rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-4, 1e-5, 1e-5])
+    changed = named("demogen", network="nin-4x384-bn", network_args={"dropout": 0.5}, weight_decay=0.005)
+    assert changed.network_args == {"dropout": 0.5}
+    assert named("demogen", network_args={"dropout": 0.0}).digest != recipe.digest
+
+
+def test_double_descent_is_appendix_a_4_of_kuhn_et_al():
+    recipe = named("double-descent")
+    assert (recipe.data, recipe.momentum, recipe.weight_decay, recipe.batch_size) == ("cifar100", 0.9, 1e-4, 128)
+    rates = [learning_rate(recipe, epoch) for epoch in (1, 101, 141, 181, 200)]
+    assert rates == pytest.approx([1e-2, 1e-2, 1e-2 * (1 - 0.99 / 2), 1e-4, 1e-4])
+    assert named("double-descent-resnet", network="resnet18k-8").network == "resnet18k-8"
+
+
+def test_a_linear_schedule_needs_the_two_epochs_between_which_it_falls():
+    with pytest.raises(InputError, match=r"give two epochs, between which the learning rate falls"):
+        named("double-descent", milestones=(100,))

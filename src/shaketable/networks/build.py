@@ -14,9 +14,11 @@ from torch import nn
 from shaketable.errors import InputError
 from shaketable.identity import generator_from
 from shaketable.networks.densenet import densenet
+from shaketable.networks.double_descent import cnn5, resnet18k
 from shaketable.networks.fcn import fcn
 from shaketable.networks.initialisers import Network
 from shaketable.networks.mixer import mixer
+from shaketable.networks.nin import nin
 from shaketable.networks.resnet import DEPTHS, resn, resnet
 from shaketable.networks.transformer import decoder
 from shaketable.networks.vgg import CONVOLUTIONS, vgg
@@ -24,6 +26,7 @@ from shaketable.networks.vit import vit
 
 LAYERS_EQUAL = "Zhang, Bengio, Singer, Are all layers created equal?"
 CRITICALITY = "Chatterji, Neyshabur, Sedghi, The intriguing role of module criticality"
+PRUNABILITY = "Kuhn, Lyle, Gomez, Rothfuss, Gal, Robustness to pruning predicts generalization in deep neural networks"
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,36 @@ FAMILIES: Mapping[str, Family] = {
         read=lambda match: (),
         function=densenet,
         known=("densenet121",),
+    ),
+    "nin": Family(
+        names="nin-<blocks>x<channels>",
+        example="nin-3x192-bn",
+        about="Network in Network: blocks of a 3x3 and two 1x1 convolutions, a convolution at the end",
+        papers=(PRUNABILITY,),
+        pattern=r"nin-([1-9]\d*)x([1-9]\d*)",
+        read=lambda match: (int(match[1]), int(match[2])),
+        function=nin,
+        known=("nin-2x192", "nin-3x192", "nin-4x192", "nin-3x288", "nin-3x384"),
+    ),
+    "cnn5": Family(
+        names="cnn5-<k>",
+        example="cnn5-64-bn",
+        about="four convolutions of k to 8k channels and a linear layer (double descent)",
+        papers=(PRUNABILITY,),
+        pattern=r"cnn5-([1-9]\d*)",
+        read=lambda match: (int(match[1]),),
+        function=cnn5,
+        known=("cnn5-8", "cnn5-64"),
+    ),
+    "resnet18k": Family(
+        names="resnet18k-<k>",
+        example="resnet18k-64",
+        about="ResNet-18 v2 with batch norm, of k to 8k channels (double descent)",
+        papers=(PRUNABILITY,),
+        pattern=r"resnet18k-([1-9]\d*)",
+        read=lambda match: (int(match[1]),),
+        function=resnet18k,
+        known=("resnet18k-8", "resnet18k-64"),
     ),
     "resn": Family(
         names="resn-<blocks>-<blocks>-...",
@@ -232,7 +265,7 @@ def describe() -> list[dict[str, Any]]:
 
     Example:
         >>> [record["family"] for record in describe()]
-        ['fcn', 'vgg', 'resnet', 'densenet', 'resn', 'vit', 'mixer', 'decoder']
+        ['fcn', 'vgg', 'resnet', 'densenet', 'nin', 'cnn5', 'resnet18k', 'resn', 'vit', 'mixer', 'decoder']
         >>> describe()[0]["arguments"]["batch_norm"]
         {'default': False, 'allowed': 'bool'}
     """
@@ -292,7 +325,7 @@ def _check(name: str, family: Family, key: str, value: Any) -> None:
     elif allowed == "bool":
         if not isinstance(value, bool):
             raise InputError(f"{name}: {key} must be true or false, not {value!r}.")
-    elif not _positive(value, int if allowed == "int" else (int, float)):
+    elif value != arguments[key].default and not _positive(value, int if allowed == "int" else (int, float)):
         kind = "whole number" if allowed == "int" else "finite number"
         raise InputError(f"{name}: {key} must be a {kind} above 0, not {value!r}.")
 

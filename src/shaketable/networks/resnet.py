@@ -118,6 +118,7 @@ def resnet(
     stem: Stem = "auto",
     pool: Literal["avg", "max"] = "avg",
     bias: bool = False,
+    final_activation: bool = True,
 ) -> Network:
     r"""ResNet-18, 34, 50, 101 or 152, version 1 (He et al. 2016a) or 2 (pre-activation, 2016b).
 
@@ -146,6 +147,7 @@ def resnet(
             "imagenet" for images of height 64 and more.
         pool: the pooling over all positions before ``final_linear``.
         bias: biases in the convolutions of a network without batch norm.
+        final_activation: version 2: the norm and the ReLU before the pooling.
 
     Returns:
         The network, without values yet where it is called under ``torch.device("meta")``.
@@ -209,7 +211,7 @@ def resnet(
                 m = len(convolutions)
                 scaling = sum(blocks) ** (-1 / (2 * m - 2))
                 gains |= {f"stage{i}.resblk{j}.conv{k}": scaling if k < m else 0.0 for k in range(1, m + 1)}
-    if version == 2:
+    if version == 2 and final_activation:
         if batch_norm:
             modules["final_bn"] = nn.BatchNorm2d(inputs)
         modules["final_relu"] = nn.ReLU()

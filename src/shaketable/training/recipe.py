@@ -17,7 +17,7 @@ from shaketable.data.augmentation import Augmentation
 from shaketable.errors import InputError
 
 OPTIMISERS = ("sgd", "adam")
-SCHEDULES = ("stages", "cosine", "constant")
+SCHEDULES = ("stages", "cosine", "linear", "constant")
 PRECISIONS = ("float32", "bfloat16", "float16")
 _LATER = {
     "sam_rho": 0.0,
@@ -50,8 +50,9 @@ class Recipe:
             which is not AdamW), biases and normalisations included.
         sam_rho: sharpness-aware minimisation (Foret et al. 2021): each step takes the gradient from the point at this
             distance uphill, at the cost of a second pass; 0 does without. See :class:`shaketable.training.loop.Trainer`.
-        schedule: ``"stages"``, ``"cosine"`` or ``"constant"``, see :func:`learning_rate`.
-        milestones: epochs at the end of which the learning rate is multiplied by ``factor`` (stages only).
+        schedule: ``"stages"``, ``"cosine"``, ``"linear"`` or ``"constant"``, see :func:`learning_rate`.
+        milestones: epochs at the end of which the learning rate is multiplied by ``factor`` (stages); or the two between which
+            it falls to ``factor`` of itself (linear).
         factor: in (0, 1].
         batch_size: the last batch of an epoch holds what is left.
         epochs: at most so many passes over the training data.
@@ -130,6 +131,11 @@ class Recipe:
             raise InputError(
                 f"recipe: checkpoints = {beyond[0]} is beyond epochs = {self.epochs}; keep checkpoints up to that."
             )
+        if self.schedule == "linear" and len(self.milestones) != 2:
+            raise InputError(
+                f"recipe: milestones = {self.milestones} is not allowed with schedule = 'linear'; give two epochs, between which "
+                "the learning rate falls."
+            )
         _refuse_unknown("data_args", self.data_args, DATA_ARGUMENTS)
         try:
             Augmentation(self.augmentation)
@@ -199,7 +205,9 @@ def learning_rate(recipe: Recipe, epoch: int) -> float:
 
     .. math::
         \eta_e = \eta_1 f^{|\{m : m < e\}|} \quad\text{(stages)}, \qquad
-        \eta_e = \tfrac{\eta_1}{2} \left(1 + \cos \pi \tfrac{e - 1}{T}\right) \quad\text{(cosine)}
+        \eta_e = \tfrac{\eta_1}{2} \left(1 + \cos \pi \tfrac{e - 1}{T}\right) \quad\text{(cosine)}, \qquad
+        \eta_e = \eta_1 \left(1 - (1 - f) \operatorname{clip}\left(\tfrac{e - 1 - m_1}{m_2 - m_1}, 0, 1\right)\right)
+        \quad\text{(linear)}
 
     with :math:`\eta_1` the ``learning_rate``, :math:`f` the ``factor``, :math:`m` the ``milestones`` and :math:`T` the
     ``epochs``.
@@ -221,6 +229,10 @@ def learning_rate(recipe: Recipe, epoch: int) -> float:
         return recipe.learning_rate * recipe.factor ** sum(milestone < epoch for milestone in recipe.milestones)
     if recipe.schedule == "cosine":
         return recipe.learning_rate * (1 + math.cos(math.pi * (epoch - 1) / recipe.epochs)) / 2
+    if recipe.schedule == "linear":
+        start, end = recipe.milestones
+        share = min(1.0, max(0.0, (epoch - 1 - start) / (end - start)))
+        return recipe.learning_rate * (1 - (1 - recipe.factor) * share)
     return recipe.learning_rate
 
 

@@ -20,6 +20,20 @@ _CHATTERJI = {
     "augmentation": ("pad-crop:4", "flip"),
 }
 
+_DOUBLE_DESCENT = {
+    "network": "cnn5-64-bn",
+    "data": "cifar100",
+    "learning_rate": 0.01,
+    "weight_decay": 1e-4,
+    "schedule": "linear",
+    "milestones": (100, 180),
+    "factor": 0.01,
+    "batch_size": 128,
+    "epochs": 200,
+    "augmentation": ("pad-crop:4", "flip"),
+    "checkpoints": (0, 200),
+}
+
 NAMED: dict[str, dict[str, Any]] = {
     "demo": {
         "network": "fcn-3x256",
@@ -55,6 +69,18 @@ NAMED: dict[str, dict[str, Any]] = {
         "milestones": (200, 400, 600, 800),
         "epochs": 1000,
     },
+    "demogen": {
+        "network": "nin-3x192-bn",
+        "data": "cifar10",
+        "learning_rate": 0.01,
+        "milestones": (100, 200, 300),
+        "factor": 0.1,
+        "batch_size": 128,
+        "epochs": 380,
+        "checkpoints": (0, 380),
+    },
+    "double-descent": _DOUBLE_DESCENT,
+    "double-descent-resnet": {**_DOUBLE_DESCENT, "network": "resnet18k-64"},
 }
 """The fields of each named recipe that are not the defaults of :class:`Recipe`."""
 
@@ -85,13 +111,22 @@ def named(name: str, **changes: Any) -> Recipe:
     augmentation either:
     ``named("module-criticality", label_corruption=0.2, weight_decay=0.0, augmentation=())``.
 
+    ``"demogen"`` is one of the 324 networks of Kuhn et al.: change ``network`` (2, 3 or 4 blocks of 192, 288 or 384),
+    ``network_args={"dropout": ...}`` (0, 0.2, 0.5), ``weight_decay`` (0, 0.001, 0.005), ``augmentation`` (none, or
+    ``("pad-crop:4", "flip")``: their cropping, flipping and shifting) and ``seed``. Their weight decay is on kernels alone, ours
+    on all parameters. ``"double-descent"`` is any of their widths 2, 4, ... 64 (``cnn5-<k>-bn``, ``resnet18k-<k>``): the schedule
+    that they call piecewise constant is linear in the paper that they name, from half of the epochs to nine tenths, with
+    the last rate a hundredth of the first.
+
     Example:
         >>> named("all-layers-equal", seed=1).milestones
         (30, 60, 90)
 
     References: C. Zhang, S. Bengio, Y. Singer, Are All Layers Created Equal?, 2022, appendix A.
     N. Chatterji, B. Neyshabur, H. Sedghi, The intriguing role of module criticality in the generalization of deep
-    networks, 2020, appendix C.
+    networks, 2020, appendix C. L. Kuhn, C. Lyle, A. Gomez, J. Rothfuss, Y. Gal, Robustness to pruning predicts generalization
+    in deep neural networks, 2021, appendices A.3 and A.4. P. Izmailov et al., Averaging weights leads to wider optima and
+    better generalization, UAI 2018.
     """
     if name not in NAMED:
         close = get_close_matches(name, NAMED, 1)
