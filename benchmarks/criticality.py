@@ -49,6 +49,7 @@ NARROW = RESNET.replace(
     epochs=20,
     checkpoints=(0,),
     evaluate_every=20,
+    precision="float32",
 )
 WIDE = NARROW.replace(
     network_args={},

@@ -2,30 +2,21 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from shaketable.engine.compare import ROUNDING, margin_error, near_ties, nearest
-from shaketable.engine.levels import SAFETY, Levels, Names, T, Worker, log, made, said
+from shaketable.engine.compare import ROUNDING, Seen, near_ties
+from shaketable.engine.levels import Levels, Names, T, Worker, log, made, said
 from shaketable.engine.memory import is_out_of_memory
 from shaketable.engine.variants import Combination, Variant, shares_terms, tensors_of_variant
 from shaketable.forward import Inputs, map_inputs, tensors_of
 from shaketable.params import Params
 
+ROWS = 8
+"""Examples that the loop is given at least."""
 TOGETHER = 32
 """Variants of a layer, at most, whose examples near a tie run again together."""
-MEASURED = 8
-"""Examples of each variant, at least, on which bfloat16 is compared with float32: those that are nearest to a tie."""
-
-
-@dataclass
-class Seen:
-    """The largest error of a margin of one variant in bfloat16, and on how many examples it was compared."""
-
-    error: float = 0.0
-    examples: int = 0
 
 
 class Batch:
@@ -123,17 +114,13 @@ class Batch:
         while waiting:
             asked = []
             for number, rough, done in waiting:
-                known = seen[number]
-                near = near_ties(rough, max(floor, SAFETY * known.error))
-                if known.examples < MEASURED:
-                    near |= nearest(rough, MEASURED - known.examples)
-                near &= ~done
-                if near.any():
-                    asked.append((number, rough, done | near, near.nonzero().flatten()))
+                near = seen[number].near(rough, floor) & ~done
+                rows = near.nonzero().flatten()
+                if len(rows):
+                    asked.append((number, rough, done | near, rows))
             pairs = [(some[number], rows) for number, _, _, rows in asked]
             for (number, rough, _, rows), exact in zip(asked, self._exact(pairs, names), strict=True):
-                seen[number].error = max(seen[number].error, margin_error(exact, rough[rows]))
-                seen[number].examples += len(rows)
+                seen[number].add(exact, rough[rows])
                 logits[number] = logits[number].index_copy(0, rows, exact.to(rough.dtype))
             waiting = [(number, rough, done) for number, rough, done, _ in asked]
         return logits
@@ -160,12 +147,15 @@ class Batch:
 
     def _whole(self, variant: Variant, rows: Tensor) -> Tensor:
         """Logits of a variant on some rows as the loop computes them: the whole network, on these examples alone."""
+        few = len(rows)
+        if few < ROWS:  # products of one or two rows are rounded otherwise than those of many
+            rows = rows.repeat(-(-ROWS // few))[:ROWS]
         inputs = map_inputs(lambda tensor: tensor[rows], self._inputs)
         with suppress(
             Exception
         ):  # what goes wrong in replay's copy of the modules does not in the user's own, or is theirs
-            return made(self._worker.replay).whole(variant, inputs)
-        return self._levels.looped(variant, inputs)
+            return made(self._worker.replay).whole(variant, inputs)[:few]
+        return self._levels.looped(variant, inputs)[:few]
 
     def _attempt(self, level: str, compute: Callable[[], T]) -> T | None:
         """What a level gives; None from where it fails to the end of the batch."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from statistics import median
 
@@ -10,6 +11,31 @@ from torch import Tensor
 
 ROUNDING = 5e-5
 """Error of a margin, relative to the largest logit, within which an inexact level's decision is left to the loop."""
+SAFETY = 3.0
+"""How many times the largest error of a margin in bfloat16 that was seen is taken as its bound: an empirical one."""
+MEASURED = 8
+"""Examples of each variant, at least, on which bfloat16 is compared with float32: those that are nearest to a tie."""
+
+
+@dataclass
+class Seen:
+    """The largest error of a margin of one variant in bfloat16, and on how many examples it was compared."""
+
+    error: float = 0.0
+    examples: int = 0
+
+    def near(self, rough: Tensor, floor: float, safety: float = SAFETY) -> Tensor:
+        """Which examples [N] may be decided otherwise in float32: an error ``safety`` times that seen, or ``floor``, could."""
+        found = near_ties(rough, max(floor, safety * self.error))
+        missing = MEASURED - self.examples
+        if missing > 0 and int(found.sum()) < missing:
+            found |= nearest(rough, missing)
+        return found
+
+    def add(self, exact: Tensor, rough: Tensor) -> None:
+        """Take in how far some examples were off."""
+        self.error = max(self.error, margin_error(exact, rough))
+        self.examples += len(exact)
 
 
 def near_ties(logits: Tensor, tolerance: float) -> Tensor:

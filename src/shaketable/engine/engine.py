@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from shaketable.data import Data
-from shaketable.engine.batch import Batch, Seen
+from shaketable.engine.batch import Batch
+from shaketable.engine.compare import Seen
 from shaketable.engine.levels import LEVELS, PRECISIONS, Level, Levels, Names, Precision, Worker, log
 from shaketable.engine.memory import budget, is_out_of_memory
 from shaketable.engine.variants import Variant, check, names_of
@@ -21,7 +22,7 @@ from shaketable.evaluate import Sums, checked, rows, tally
 from shaketable.forward import Inputs, map_inputs, tensors_of
 from shaketable.params import Params, state
 
-CACHE = 2**28
+CACHE = 2**29
 """Bytes of a recorded pass on a CPU beyond which more examples in flight gain nothing."""
 CHECKED, TRIED = 8, 1000
 """Examples on which each layer is compared with the loop, and the most on which levels are timed."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from shaketable.engine.compare import ROUNDING, bfloat16_gain, clocked, close, margin_error, near_ties, same
+from shaketable.engine.compare import ROUNDING, SAFETY, bfloat16_gain, clocked, close, margin_error, near_ties, same
 from shaketable.engine.memory import is_out_of_memory
 from shaketable.engine.replay import Half, Replay, halved
 from shaketable.engine.replica import Unsuitable
@@ -28,8 +28,6 @@ Precision = Literal["auto", "float32", "bfloat16"]
 PRECISIONS = ("auto", "float32", "bfloat16")
 Names = frozenset[str]
 BASE: Names = frozenset()
-SAFETY = 4.0
-"""How many times the largest error of a margin in bfloat16 that was seen is taken as its bound: an empirical one."""
 FOLDED, SHORT = 4, 3e-3
 """Variants of a layer from which vmap is tried, and on a CPU the seconds of one below which it is."""
 PACKED = 5

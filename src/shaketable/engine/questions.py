@@ -20,7 +20,7 @@ from shaketable.identity import generator_from
 Quantity = Literal["error", "loss"] | Callable[[Tensor, Tensor], Tensor]
 PLANNED = 3
 """One example in so many is what estimates to a precision are expected to take."""
-FIRST, GROWTH = 256, 0.25
+FIRST, GROWTH = 256, 0.5
 """Outcomes before the first look (32 a draw where that is more), and what each look adds, as a share of those seen."""
 
 

@@ -1,0 +1,115 @@
+"""A network as a functional graph, for any number of examples."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functionalize
+from torch.fx import Graph, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from shaketable.engine.replay import alike, attributes_of
+from shaketable.engine.replica import Replica, Unsuitable
+from shaketable.forward import Inputs, forward, logits_of, map_inputs, tensors_of
+
+
+@dataclass(frozen=True)
+class Multiple:
+    """A number in the graph that is a multiple of the number of examples."""
+
+    times: int
+
+
+def traced(
+    replica: Replica, inputs: Inputs
+) -> tuple[Graph, dict[Node, tuple[Sequence[Any], dict[str, Any]]], set[Node]]:
+    """A functional graph of the network; the arguments of each node with multiples of the number of examples marked; and
+    the nodes whose values have a row an example.
+
+    It is traced for two numbers of examples: what differs must be in proportion to them.
+    """
+    counts = {len(tensor) for tensor in tensors_of(inputs).values() if tensor.dim()}
+    if len(counts) != 1:
+        raise Unsuitable("its inputs do not agree in the number of examples")
+    count = max(2, *counts)
+    one, two = (list(_graph(replica, inputs, number).nodes) for number in (count, count + 1))
+    if [(node.op, node.target) for node in one] != [(node.op, node.target) for node in two]:
+        raise Unsuitable("its graph depends on the number of examples")
+    partner = dict(zip(two, one))
+    args = {a: _merged((a.args, dict(a.kwargs)), (b.args, dict(b.kwargs)), count, partner) for a, b in zip(one, two)}
+    return one[0].graph, args, {a for a, b in zip(one, two) if _rows(a) == count and _rows(b) == count + 1}
+
+
+def _graph(replica: Replica, inputs: Inputs, count: int) -> Graph:
+    """The network traced for a number of examples, without values."""
+    mode = FakeTensorMode()
+    fakes = [mode.from_tensor(tensor) for tensor in replica.base.values()]
+    with mode:
+        given = [t.new_empty((count, *t.shape[1:])) for t in map(mode.from_tensor, tensors_of(inputs).values())]
+
+    def run(tensors: list[Tensor], examples: list[Tensor]) -> Tensor:
+        following = iter(examples)
+        put = dict(zip(replica.base, tensors, strict=True))
+        with replica.changed(put):
+            logits = logits_of(forward(replica.network, map_inputs(lambda _: next(following), inputs)))
+            if any(table[key] is not put[name] for name, slots in replica.slots.items() for table, key in slots):
+                raise Unsuitable("it writes its weights or buffers in evaluation mode")
+            return logits
+
+    before = [attributes_of(module) for module in replica.modules]
+    try:
+        with torch.no_grad():
+            graph = make_fx(functionalize(run, remove="mutations"))(fakes, given).graph
+    except Unsuitable:
+        raise
+    except Exception as error:  # any code may run in a forward pass
+        raise Unsuitable(f"it cannot be traced ({type(error).__name__}: {str(error).splitlines()[:1]})") from error
+    if not all(map(alike, before, map(attributes_of, replica.modules))):
+        raise Unsuitable("its modules store things on themselves")
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            raise Unsuitable("it uses tensors that are neither parameters nor buffers")
+        if getattr(getattr(node.target, "_schema", None), "is_mutable", False):
+            raise Unsuitable(
+                f"it writes its weights, buffers or inputs in evaluation mode, or its graph has {name_of(node)}"
+            )
+    graph.eliminate_dead_code()
+    return graph
+
+
+def _merged(one: Any, two: Any, count: int, partner: Mapping[Node, Node]) -> Any:
+    """Arguments of two graphs as one, with multiples of the number of examples marked."""
+    if isinstance(one, Node) and isinstance(two, Node) and partner[two] is one:
+        return one
+    if isinstance(one, list | tuple) and isinstance(two, list | tuple) and len(one) == len(two):
+        return [_merged(a, b, count, partner) for a, b in zip(one, two)]
+    if isinstance(one, dict) and isinstance(two, dict) and one.keys() == two.keys():
+        return {key: _merged(one[key], two[key], count, partner) for key in one}
+    if type(one) is type(two) and one == two:
+        return one
+    if type(one) is int and type(two) is int and one % count == 0 and two == one // count * (count + 1):
+        return Multiple(one // count)
+    raise Unsuitable("its graph depends on the number of examples")
+
+
+def filled(arg: Any, get: Callable[[Node], Any], count: int) -> Any:
+    """An argument with the values of nodes and the number of examples in it."""
+    if isinstance(arg, Node):
+        return get(arg)
+    if isinstance(arg, Multiple):
+        return arg.times * count
+    return [filled(item, get, count) for item in arg] if isinstance(arg, list) else arg
+
+
+def name_of(node: Node) -> str:
+    """The name of an operation, as in ``torch.ops.aten``."""
+    return node.target._schema.name.removeprefix("aten::") if hasattr(node.target, "_schema") else str(node.target)  # pyright: ignore
+
+
+def _rows(node: Node) -> int:
+    """The size of the first dimension of a node's value; 0 where it has none."""
+    shape = getattr(node.meta.get("val"), "shape", ())
+    return shape[0] if shape else 0
