@@ -80,7 +80,7 @@ def joint_(
     size
         Whether the set is to have the most layers, or the most parameters.
     beam
-        Sets of each size that the search keeps; default every set of at most 12 candidates, else 3.
+        Sets of each size that the search keeps; default every set of at most 8 candidates, else 3.
     look_ahead
         Layers that a step of the search looks ahead.
     candidate

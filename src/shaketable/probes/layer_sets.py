@@ -23,7 +23,7 @@ from shaketable.study import Study
 VERSION = 1
 EXHAUSTIVE = 16
 """Candidates up to which every set may be tried."""
-COMPLETE = 12
+COMPLETE = 8
 """Candidates up to which every set is tried unless a beam is given."""
 BEAM = 3
 """Sets of each size that are kept where there are more candidates."""
@@ -131,7 +131,7 @@ def largest_set(
     .. math:: \max_G \; |G| \quad\text{such that}\quad L(f_{\theta \setminus G}) - L(f_\theta) \le t
 
     where :math:`L` is the 0-1 error on one split, :math:`\theta \setminus G` the final weights with the layers of :math:`G`
-    reset or dropped together, and :math:`|G|` their number or that of their parameters. Nothing is retrained. Of at most 12
+    reset or dropped together, and :math:`|G|` their number or that of their parameters. Nothing is retrained. Of at most 8
     candidates every set is tried, unless a beam is given. Else the search is greedy: from each of the ``beam`` best sets of
     k layers to all sets with one layer more, of which the best are kept, until ``beyond`` sizes in a row have no set within the
     tolerance. Better is: within the tolerance; then fewer errors; then more parameters; then earlier layers. By parameters,
@@ -146,7 +146,7 @@ def largest_set(
         split: ``"train"`` or ``"test"``. The set is fitted to these examples: its error on others is a matter of measuring it there.
         tolerance: :math:`t`, in [0, 1).
         size: ``"count"`` or ``"parameters"``.
-        beam: sets of each size that are kept; 1 is greedy. None: all, for at most 16 candidates. ``"auto"``: every set of at most 12
+        beam: sets of each size that are kept; 1 is greedy. None: all, for at most 16 candidates. ``"auto"``: every set of at most 8
             candidates is tried (``beam=None``, ``beyond=None``), and 3 sets of each size are kept where there are more.
         look_ahead: layers that a step looks ahead, at least 1.
         beyond: sizes without a set within the tolerance after which the search ends; None: it goes to the set of all.
