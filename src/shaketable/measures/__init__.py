@@ -17,6 +17,7 @@ from shaketable.measures.flatness import (
     pac_bayes_from_origin,
 )
 from shaketable.measures.gap import generalization_error
+from shaketable.measures.heavy_tails import heavy_tail_alpha
 from shaketable.measures.margins import inverse_margin, normalised_margin, normalised_margins
 from shaketable.measures.measure import MEASURES, Measure, Measurement, measurements
 from shaketable.measures.norm_sums import (
@@ -56,6 +57,7 @@ __all__ = [
     "frobenius_norms_over_margin",
     "generalization_error",
     "gradient_noise_norm",
+    "heavy_tail_alpha",
     "hessian_largest_eigenvalue",
     "hessian_spectrum",
     "hessian_trace",

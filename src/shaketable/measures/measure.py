@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import polars as pl
@@ -83,6 +84,7 @@ class Measure:
         needs: what a study must have: ``"init"``, ``"trajectory"``, ``"train"``, ``"test"``.
         version: raised when the same arguments give another number.
         paper: where it was defined.
+        extra: a package that it needs, which comes with ``shaketable[<package>]``; None for most.
     """
 
     name: str
@@ -93,6 +95,12 @@ class Measure:
     version: int
     paper: str
     function: Callable[..., Measurement]
+    extra: str | None = None
+
+    @property
+    def installed(self) -> bool:
+        """Whether the package that it needs is there, if it needs one."""
+        return self.extra is None or find_spec(self.extra) is not None
 
     def __call__(self, study: Study, **arguments: Any) -> Measurement:
         """The measurement on a study; a row with the reason where something that it needs is not there."""
@@ -101,6 +109,9 @@ class Measure:
             if name not in accepted:
                 known = ", ".join(list(accepted)[1:]) or "none"
                 raise InputError(f"measure {self.name!r} has no argument {name!r}; it has {known}.")
+        if self.extra and not self.installed:
+            reason = f"the package {self.extra} is not installed; pip install 'shaketable[{self.extra}]'"
+            return Measurement(None, status="unavailable", reason=reason, name=self.name)
         has = {
             "init": study.init is not None,
             "trajectory": len(study.epochs) > 1,
@@ -124,14 +135,20 @@ MEASURES: dict[str, Measure] = {}
 
 
 def measure(
-    *, symbol: str, direction: Direction, needs: tuple[str, ...] = (), version: int = 1, paper: str
+    *,
+    symbol: str,
+    direction: Direction,
+    needs: tuple[str, ...] = (),
+    version: int = 1,
+    paper: str,
+    extra: str | None = None,
 ) -> Callable[[Callable[..., Measurement]], Measure]:
     """Make a measure of a function; it is then found by its name in :data:`MEASURES`."""
     assert set(needs) <= set(NEEDS)
 
     def made(function: Callable[..., Measurement]) -> Measure:
         about = (inspect.getdoc(function) or "").partition("\n")[0]
-        found = Measure(function.__name__, symbol, about, direction, needs, version, paper, function)
+        found = Measure(function.__name__, symbol, about, direction, needs, version, paper, function, extra)
         vars(found).update(__doc__=function.__doc__, __module__=function.__module__, __wrapped__=function)
         MEASURES[found.name] = found
         return found
