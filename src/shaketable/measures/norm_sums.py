@@ -36,6 +36,7 @@ def squared_parameter_norm(study: Study, batch_norm: BatchNorm = "fold") -> Meas
     Cost: reads the weights; folding two passes over two examples.
 
     Example:
+        >>> import torch
         >>> study = Study(nn.Linear(2, 2, bias=False).eval(), final={"weight": 3 * torch.eye(2)})
         >>> round(squared_parameter_norm(study).value, 6)
         18.0
@@ -66,6 +67,7 @@ def sum_of_frobenius_norms(study: Study, batch_norm: BatchNorm = "fold") -> Meas
     Deviates: the prunability paper does not say what becomes of batch norms; Jiang et al. fold them.
 
     Example:
+        >>> import torch
         >>> network = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)).eval()
         >>> final = {"0.weight": torch.tensor([[2.0]]), "1.weight": torch.tensor([[8.0]])}
         >>> round(sum_of_frobenius_norms(Study(network, final=final)).value, 6)
@@ -100,6 +102,7 @@ def sum_of_squared_spectral_norms(
         approximation of the spectral norm, ours is exact for circular padding.
 
     Example:
+        >>> import torch
         >>> study = Study(nn.Linear(2, 2, bias=False).eval(), final={"weight": torch.diag(torch.tensor([2.0, 5.0]))})
         >>> round(sum_of_squared_spectral_norms(study).value, 6)
         25.0
@@ -126,6 +129,7 @@ def frobenius_norms_over_margin(study: Study, batch_norm: BatchNorm = "fold") ->
     Cost: a pass over the training data.
 
     Example:
+        >>> import torch
         >>> study = Study(nn.Linear(2, 2, bias=False).eval(), final={"weight": 2 * torch.eye(2)}, train=(torch.eye(2), [0, 1]))
         >>> round(frobenius_norms_over_margin(study).value, 6)
         2.0
@@ -156,6 +160,7 @@ def spectral_norms_over_margin(
     Cost: a pass over the training data, and that of the spectral norms.
 
     Example:
+        >>> import torch
         >>> study = Study(nn.Linear(2, 2, bias=False).eval(), final={"weight": 2 * torch.eye(2)}, train=(torch.eye(2), [0, 1]))
         >>> round(spectral_norms_over_margin(study).value, 6)
         1.0
@@ -186,6 +191,7 @@ def spectral_complexity_from_init(
     Cost: a pass over the training data, and that of the spectral norms.
 
     Example:
+        >>> import torch
         >>> network = nn.Linear(2, 2, bias=False).eval()
         >>> study = Study(network, final={"weight": 2 * torch.eye(2)}, init={"weight": torch.eye(2)}, train=(torch.eye(2), [0, 1]))
         >>> round(spectral_complexity_from_init(study).value, 6)
@@ -219,6 +225,7 @@ def spectral_complexity_from_origin(
     Cost: a pass over the training data, and that of the spectral norms.
 
     Example:
+        >>> import torch
         >>> study = Study(nn.Linear(2, 2, bias=False).eval(), final={"weight": 2 * torch.eye(2)}, train=(torch.eye(2), [0, 1]))
         >>> round(spectral_complexity_from_origin(study).value, 6)
         2.0
@@ -249,6 +256,7 @@ def sum_of_stable_ranks(
     Cost: that of the spectral norms.
 
     Example:
+        >>> import torch
         >>> study = Study(nn.Linear(3, 3, bias=False).eval(), final={"weight": 7 * torch.eye(3)})
         >>> round(sum_of_stable_ranks(study).value, 6)
         3.0
