@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from shaketable import plots
 from shaketable.evaluate import perplexity
 from shaketable.files import write_text
 from shaketable.probes import Robustness
 from shaketable.training import named
-from studies.common import Setting, options, probe, write_robustness
+from studies.common import Setting, options, probe, write_figure, write_robustness
 
 SMALL = named(
     "all-layers-equal-text",
@@ -47,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (result,) = probe(SETTINGS[chosen.setting], chosen, "module")
     write_robustness([result], [""], chosen)
     write_text(chosen.out / "perplexity.md", perplexities(result))
+    losses = plots.robustness_heatmap(result.summary(), "test", "loss")  # most tokens are wrong: errors look alike
+    write_figure(losses, chosen.out, "heatmap-loss", svg=False)
 
 
 if __name__ == "__main__":
