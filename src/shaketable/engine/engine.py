@@ -199,7 +199,7 @@ class Engine:
         before = self.choice
         self._levels.prepare(variants, by_layer, part(0, min(total, CHECKED))[0])
         size = min(self._size(total, decisions), total)
-        tried = min(size, TRIED)
+        tried = min(size, self._levels.trial(TRIED))
         try:
             self._levels.tune(variants, by_layer, part(0, tried)[0], (planned or total) / tried, decisions)
         except (RuntimeError, MemoryError) as error:

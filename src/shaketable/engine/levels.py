@@ -34,6 +34,8 @@ PACKED = 5
 """How many times the weights a graph may hold, folded and packed for its kernels (four times for Winograd's)."""
 TRACING, SAVED = 8.0, 0.33
 """Seconds for tracing a graph and timing its kernels, and the share of the time without it that it may save."""
+TRIAL, SAMPLE = 3.0, 32
+"""Seconds that a trial by replay (one variant of each layer) may take, and the examples that it has at least."""
 TRIALS = 8
 """How many times the work of a trial (one variant of each layer on one batch) the work must be for bfloat16 to be tried."""
 SEED = 0
@@ -144,6 +146,11 @@ class Levels:
             self.choice = f"level replay for {len(carried)} of {len(picks)} layers, logits {exact}, {gain}{reason}"
         else:
             self.choice = f"level loop: {reason}"
+
+    def trial(self, most: int) -> int:
+        """On how many examples levels are timed."""
+        seconds = sum(self._seconds.values())
+        return max(min(most, int(TRIAL / seconds)), SAMPLE) if seconds else most
 
     def tune(
         self,
