@@ -98,11 +98,11 @@ def table_2(table: pl.DataFrame) -> str:
 
 
 def study(setting: Setting, chosen: Options) -> None:
-    """Train, attack, write ``attacks.csv``, ``table.md`` and ``results.json``."""
+    """Train, attack, write ``attacks.csv``, ``table2.md`` and ``results.json``."""
     runs = trained(setting.recipes, chosen)
     table = pl.concat([attack_rows(run, setting, chosen) for run in runs])
     write_table(table, chosen.out / "attacks.csv")
-    write_text(chosen.out / "table.md", table_2(table))
+    write_text(chosen.out / "table2.md", table_2(table))
     write_facts(runs, chosen)
 
 

@@ -153,7 +153,7 @@ def test_table_2_runs_on_a_toy(tmp_path):
     table2_randomised.study(setting, toy_options(tmp_path))
     table = pl.read_csv(tmp_path / "out" / "attacks.csv")
     assert len(table) == 2 * (3 * (1 + 2) + 2 * 2)  # nothing of the baseline to average
-    assert (tmp_path / "out" / "table.md").read_text().count("\n") == 2 + 3
+    assert (tmp_path / "out" / "table2.md").read_text().count("\n") == 2 + 3
 
 
 @pytest.mark.slow
