@@ -2,16 +2,15 @@
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, ClassVar, Literal
 
 import polars as pl
 
-from shaketable.data import Data
-from shaketable.data.data import IGNORED
 from shaketable.engine import Engine, Level, Precision
 from shaketable.errors import InputError
 from shaketable.probes.cells import Cell, Cells
@@ -134,7 +133,7 @@ def prunability(
     noise: int = 0,
     splits: Sequence[str] | None = None,
     seed: int = 0,
-    level: Level = "auto",
+    level: Level = "loop",
     precision: Precision = "auto",
     memory: int | None = None,
     batch_size: int | None = None,
@@ -168,7 +167,8 @@ def prunability(
             what it removes: the paper's random perturbation of the same size. 0 leaves it out.
         splits: of the curve; those that the study has, if left out.
         seed: of random orders and of the noise.
-        level, precision, memory, batch_size: of the :class:`shaketable.engine.Engine`; they do not change the result.
+        level, precision, memory, batch_size: of the :class:`shaketable.engine.Engine`; they do not change the result. Every
+            weight changes here, so that nothing of a pass can be used again: the plain loop is the fastest level.
         store: a folder that keeps the answers as they come: interrupted work goes on from there, finished work is read.
         command: what the user typed, for the report.
 
@@ -212,8 +212,13 @@ def prunability(
         every = {split: data, **curve_data}
         return identity_of(study, "prune", VERSION, every, groups=[list(names) for names in groups], **arguments)
 
+    @cache
+    def losses() -> Losses:
+        """Made when the first answer is not there from an earlier run."""
+        return Losses(engine, data)
+
     def measured(cells: Cells) -> Prunability:
-        clean = cells.get("clean", lambda: {"loss": Losses(engine, data).clean})["loss"]
+        clean = cells.get("clean", lambda: {"loss": losses().clean})["loss"]
         if not math.isfinite(clean):
             raise InputError(
                 "the loss of the trained network is not finite, so no tolerance can be told; train it anew."
@@ -224,7 +229,7 @@ def prunability(
             for draw in [None] if method == "magnitude" else range(draws):
                 order = ordered(study.final, groups, method, seed, draw or 0)
                 what = {"method": method, "draw": draw}
-                tests += _tests(cells, engine, data, order, what, bound, steps, search == "every", beyond)
+                tests += _tests(cells, losses, order, what, bound, steps, search == "every", beyond)
                 rows += curve(cells, engine, curve_data, order, what, points, noise, seed, study)
         facts = facts_of(study, {split: data, **curve_data}, **arguments, clean=clean, bound=bound, command=command)
         table = pl.DataFrame([dict.fromkeys(SCHEMA) | row for row in rows], schema=SCHEMA)
@@ -236,8 +241,7 @@ def prunability(
 
 def _tests(
     cells: Cells,
-    engine: Engine,
-    data: Data,
+    losses: Callable[[], Losses],
     order: Pruning,
     what: Cell,
     bound: float,
@@ -247,19 +251,13 @@ def _tests(
 ) -> list[Cell]:
     """The tests of one search, in the order in which they were made."""
     found: list[Cell] = []
-    losses: list[Losses] = []  # made when the first test is not there from an earlier run
 
     def holds(kept: float) -> bool:
-        def ask() -> Cell:
-            if not losses:
-                losses.append(Losses(engine, data))
-            return losses[0].answer(order.at(1 - kept), bound)
-
-        answer = cells.get(f"test {what['method']} {what['draw']} {kept!r}", ask)
+        key = f"test {what['method']} {what['draw']} {kept!r}"
+        answer = cells.get(key, lambda: losses().answer(order.at(1 - kept), bound))
         removed = sum(int(gone.sum()) for gone in order.removed(1 - kept).values())
         size = {"kept": kept, "removed": removed, "parameters": order.parameters, "bound": bound}
-        examples = int((data.labels != IGNORED).sum())
-        seen = {"holds": answer["holds"], "seen": answer["seen"], "loss": answer["sum"] / examples}
+        seen = {name: answer[name] for name in ("holds", "seen", "loss")}
         found.append(what | size | seen)
         return answer["holds"]
 

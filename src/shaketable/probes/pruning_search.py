@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,8 +14,8 @@ from shaketable.engine.decisions import certain
 from shaketable.evaluate import outcomes, rows
 from shaketable.probes.cells import Cell
 
-FIRST, GROWTH = 256, 2
-"""Examples before the first look, and by what each further part of them grows."""
+FIRST, GROWTH = 256, 0.3
+"""Examples before the first look, and what each look adds at least, as a share of those seen."""
 
 
 @dataclass
@@ -28,34 +28,32 @@ class Losses:
 
     engine: Engine
     data: Data
-    tests: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         labels = self.data.labels
         self._counts = (labels != IGNORED).reshape(len(labels), -1).sum(1).cpu()
         self._hardness = torch.zeros(len(self.data), dtype=torch.float64)
         self.examples = int(self._counts.sum())
-        self.clean = self._seen({}, None)["sum"] / self.examples
+        self.clean = self._seen({}, None)["loss"]
 
     def answer(self, variant: Variant, bound: float) -> Cell:
-        """``holds``, and the sum of losses of those ``seen``, in which every example is where the answer is True."""
-        self.tests += 1
+        """``holds``, how many were ``seen``, and the sum of their losses over all examples: the ``loss`` where all were seen."""
         return self._seen(variant, bound)
 
     def _seen(self, variant: Variant, bound: float | None) -> Cell:
         """The sum over all examples, or over as many as settle whether their mean is at most a bound."""
         order = self._hardness.argsort(descending=True, stable=True)
-        total, seen, holds, start, size = 0.0, 0, None, 0, FIRST
+        total, seen, holds, start = 0.0, 0, None, 0
         while holds is None and start < len(order):
-            part = order[start : start + size]
+            part = order[start : start + max(FIRST, int(GROWTH * start))]
             batches = self.engine.map([variant], self.data, example_losses, part.to(self.data.device))
             found = torch.cat([losses.double().cpu() for _, (losses,) in batches])
             self._hardness[part] = found.nan_to_num(math.inf)
             total += float(found.sum())
             seen += int(self._counts[part].sum())
-            start, size = start + size, size * GROWTH
+            start += len(part)
             holds = None if bound is None else certain(total, seen, self.examples, bound, math.inf)
-        return {"holds": holds, "seen": seen, "sum": total}
+        return {"holds": holds, "seen": seen, "loss": total / self.examples}
 
 
 def example_losses(logits: Tensor, labels: Tensor) -> Tensor:
