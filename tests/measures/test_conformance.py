@@ -43,6 +43,8 @@ GOLDEN = {
     "pac_bayes_from_init": 35.479427032971174,
     "pac_bayes_from_origin": 160.8125118670098,
     "magnitude_flatness_jiang2020": 11.22018454301963,
+    "magnitude_from_init_jiang2020": 166.11748596809272,
+    "magnitude_from_origin_jiang2020": 243.81730280258108,
     "magnitude_flatness_kuhn2021": 44.66835921509634,
     "prunability": 0.22,
     "random_prunability": 0.32,

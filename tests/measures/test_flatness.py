@@ -88,6 +88,17 @@ def test_measures_around_init_and_origin_share_sigma():
     assert m.pac_bayes_from_init(study).value == pytest.approx(1.25 / (4 * sigma**2) + math.log(50 / sigma) + 10)
 
 
+def test_measures_by_magnitude_around_init_and_origin_are_the_printed_sums():
+    study = threshold(init={"weight": torch.tensor([[0.0], [1.0]])})  # moved by 0.5 and -1
+    sigma = 1 / math.sqrt(m.magnitude_flatness_jiang2020(study).value)
+    rest = math.log(50 / sigma) + 10
+    below = [1e-6 + sigma**2 * moved**2 for moved in (0.5, 1)]
+    for measure, square in ((m.magnitude_from_init_jiang2020, 1.25), (m.magnitude_from_origin_jiang2020, 0.25)):
+        above = 1e-6 + (sigma**2 + 1) * square / 2
+        expected = sum(math.log(above / one) for one in below) / 4 + rest
+        assert measure(study).value == pytest.approx(expected, rel=1e-6)
+
+
 def test_the_ends_of_the_grid_are_told():
     all_of_it = m.pac_bayes_flatness(threshold(), sigmas=[1e-4, 1e-3])
     assert all_of_it.value == pytest.approx(1e6)

@@ -9,15 +9,15 @@ from shaketable.measures.curvature import (
     hessian_spectrum,
     hessian_trace,
 )
-from shaketable.measures.flatness import (
-    magnitude_flatness_jiang2020,
-    magnitude_flatness_kuhn2021,
-    pac_bayes_flatness,
-    pac_bayes_from_init,
-    pac_bayes_from_origin,
-)
+from shaketable.measures.flatness import pac_bayes_flatness, pac_bayes_from_init, pac_bayes_from_origin
 from shaketable.measures.gap import generalization_error
 from shaketable.measures.heavy_tails import heavy_tail_alpha
+from shaketable.measures.magnitude_flatness import (
+    magnitude_flatness_jiang2020,
+    magnitude_flatness_kuhn2021,
+    magnitude_from_init_jiang2020,
+    magnitude_from_origin_jiang2020,
+)
 from shaketable.measures.margins import inverse_margin, normalised_margin, normalised_margins
 from shaketable.measures.measure import MEASURES, Measure, Measurement, measurements
 from shaketable.measures.norm_sums import (
@@ -65,6 +65,8 @@ __all__ = [
     "last_training_loss",
     "magnitude_flatness_jiang2020",
     "magnitude_flatness_kuhn2021",
+    "magnitude_from_init_jiang2020",
+    "magnitude_from_origin_jiang2020",
     "measurements",
     "network_criticality",
     "normalised_margin",

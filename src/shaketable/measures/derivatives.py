@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from shaketable.data import Data
+from shaketable.data.data import IGNORED
 from shaketable.evaluate import rows
 from shaketable.forward import evaluation_mode, forward, map_inputs
 from shaketable.identity import generator_from
@@ -60,7 +61,7 @@ class Objective:
         """The losses [labels] of each batch, differentiable in the tensors."""
         params = self.study.final | dict(zip(self.names, tensors, strict=True))
         with evaluation_mode(self.study.network), sdpa_kernel(SDPBackend.MATH):
-            for inputs, labels in (data or self.data).batches(BATCH):
+            for inputs, labels in (self.data if data is None else data).batches(BATCH):
                 yield cross_entropies(forward(self.study.network, map_inputs(torch.clone, inputs), params), labels)
 
     def gradient(self, vector: np.ndarray | None = None) -> tuple[float, np.ndarray]:
@@ -122,9 +123,9 @@ def some(data: Data, examples: int | None, seed: int) -> Data:
 
 def rows_of(labels: Tensor) -> Tensor:
     """The labels that count."""
-    return labels.flatten()[labels.flatten() != -100] if labels.ndim > 1 else labels
+    return labels[labels != IGNORED] if labels.ndim > 1 else labels
 
 
 def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
     """The cross-entropy of each label that counts, differentiable."""
-    return torch.nn.functional.cross_entropy(*rows(logits, labels), reduction="none")
+    return torch.nn.functional.cross_entropy(*rows(logits.float(), labels), reduction="none")

@@ -1,4 +1,4 @@
-"""PAC-Bayes measures of flatness: how much Gaussian noise on all weights a network bears, plain or by magnitude."""
+"""PAC-Bayes measures of flatness: how much Gaussian noise on all weights a network bears; and the search for that."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 from shaketable.engine import Engine, critical_magnitude, run
 from shaketable.identity import generator_from
 from shaketable.measures.derivatives import names_of, some
-from shaketable.measures.measure import JIANG, KUHN, Measurement, from_value, measure
+from shaketable.measures.measure import JIANG, Measurement, from_value, measure
 from shaketable.measures.norm_sums import BatchNorm, weights_of
 from shaketable.study import Study
 
@@ -74,7 +74,7 @@ def pac_bayes_flatness(
 
     References: Jiang et al., "Fantastic generalization measures and where to find them", 2020, equation 53.
     """
-    found = _searched(study, "plain", "error", drop, tuple(sigmas), draws, failure, seed, batch_norm)
+    found = searched(study, "plain", "error", drop, tuple(sigmas), draws, failure, seed, batch_norm)
     return found.measurement(lambda sigma: 1 / sigma**2)
 
 
@@ -112,7 +112,7 @@ def pac_bayes_from_init(
 
     References: Jiang et al., "Fantastic generalization measures and where to find them", 2020, equation 48.
     """
-    found = _searched(study, "plain", "error", drop, tuple(sigmas), draws, failure, seed, batch_norm)
+    found = searched(study, "plain", "error", drop, tuple(sigmas), draws, failure, seed, batch_norm)
     final, init = weights_of(study, batch_norm, study.final), weights_of(study, batch_norm, study.init or {})
     square = math.fsum(float((final[n].double() - init[n].double()).square().sum()) for n in names_of(study, "weight"))
     return found.measurement(lambda sigma: _complexity(square, sigma, len(study.data("train"))))
@@ -152,95 +152,14 @@ def pac_bayes_from_origin(
 
     References: Jiang et al., "Fantastic generalization measures and where to find them", 2020, equation 49.
     """
-    found = _searched(study, "plain", "error", drop, tuple(sigmas), draws, failure, seed, batch_norm)
+    found = searched(study, "plain", "error", drop, tuple(sigmas), draws, failure, seed, batch_norm)
     final = weights_of(study, batch_norm, study.final)
     square = math.fsum(float(final[name].double().square().sum()) for name in names_of(study, "weight"))
     return found.measurement(lambda sigma: _complexity(square, sigma, len(study.data("train"))))
 
 
-@measure(symbol="pacbayes-mag-flatness", direction="lower", needs=("train",), paper=JIANG)
-def magnitude_flatness_jiang2020(
-    study: Study,
-    drop: float = 0.1,
-    sigmas: Sequence[float] = SIGMAS,
-    draws: int = 10,
-    failure: float = 1e-4,
-    seed: int = 0,
-    batch_norm: BatchNorm = "fold",
-) -> Measurement:
-    r"""Magnitude-aware flatness of Jiang et al.: noise in proportion to weights, by accuracy.
-
-    .. math:: \frac{1}{\sigma^2}, \qquad u_i \sim \mathcal N(0, \sigma^2 |w_i|^2 + \epsilon^2), \quad \epsilon = 10^{-3}
-
-    with the largest :math:`\sigma` at which the expected 0-1 training error grows by at most ``drop``. Not done: biases and
-    normalisations have no noise.
-
-    Args:
-        study: with training data.
-        drop, sigmas, draws, failure, seed, batch_norm: as for :func:`pac_bayes_flatness`.
-
-    Returns: as there.
-
-    Cost: that of :func:`pac_bayes_flatness`.
-
-    Deviates: as there.
-
-    Example:
-        >>> network = torch.nn.Linear(2, 2, bias=False).eval()
-        >>> study = Study(network, final={"weight": torch.eye(2)}, train=(torch.eye(2), [0, 1]))
-        >>> 0.01 < magnitude_flatness_jiang2020(study).value < 100
-        True
-
-    References: Jiang et al., "Fantastic generalization measures and where to find them", 2020, equation 61.
-    """
-    found = _searched(study, "magnitude squared", "error", drop, tuple(sigmas), draws, failure, seed, batch_norm)
-    return found.measurement(lambda sigma: 1 / sigma**2)
-
-
-@measure(symbol="pac-bayes-mag-flat", direction="lower", needs=("train",), paper=KUHN)
-def magnitude_flatness_kuhn2021(
-    study: Study,
-    beta: float = 0.1,
-    sigmas: Sequence[float] = SIGMAS,
-    draws: int = 10,
-    seed: int = 0,
-    batch_norm: BatchNorm = "keep",
-) -> Measurement:
-    r"""Magnitude-aware flatness of the prunability paper: noise by the size of weights, by loss.
-
-    .. math:: \frac{1}{\sigma^2}, \qquad u_i \sim \mathcal N(0, \sigma^2 |w_i| + \epsilon), \quad \epsilon = 10^{-6}
-
-    with the largest :math:`\sigma` at which the expected training loss is at most :math:`1 + \beta` times its value. Not done:
-    biases and normalisations have no noise.
-
-    Args:
-        study: with training data.
-        beta: the tolerance of the loss; with a training loss near zero it is tiny.
-        sigmas: the grid, ascending.
-        draws: of the noise, the same ones at every sigma.
-        seed: of the noise and of the order of examples.
-        batch_norm: ``"keep"``, or ``"fold"`` into the weights before the noise; the paper does not say.
-
-    Returns: as :func:`pac_bayes_flatness`.
-
-    Cost: about ten tests; those that hold take ``draws`` passes over the data.
-
-    Deviates: the paper does not give its :math:`\epsilon`; ours has the standard deviation of Jiang et al.'s.
-
-    Example:
-        >>> network = torch.nn.Linear(2, 2, bias=False).eval()
-        >>> study = Study(network, final={"weight": torch.eye(2)}, train=(torch.eye(2), [0, 1]))
-        >>> magnitude_flatness_kuhn2021(study).value > magnitude_flatness_kuhn2021(study, beta=0.5).value
-        True
-
-    References: Kuhn et al., "Robustness to pruning predicts generalization in deep neural networks", 2021, section 5.1.
-    """
-    found = _searched(study, "magnitude", "loss", beta, tuple(sigmas), draws, 1e-4, seed, batch_norm)
-    return found.measurement(lambda sigma: 1 / sigma**2)
-
-
 @dataclass(frozen=True)
-class _Borne:
+class Borne:
     """The largest sigma that is borne, the standard error of it, and what is to be said; None where none is."""
 
     sigma: float | None
@@ -257,13 +176,13 @@ class _Borne:
         if self.stderr is not None:
             step = 1e-4 * self.sigma
             error = abs(value(self.sigma + step) - value(self.sigma - step)) / (2 * step) * self.stderr
-        return replace(from_value(found, stderr=error, draws=self.draws), reason=self.reason)
+        return replace(from_value(found, stderr=error, draws=None if error is None else self.draws), reason=self.reason)
 
 
-_KNOWN: WeakKeyDictionary[Study, dict[tuple[object, ...], _Borne]] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[Study, dict[tuple[object, ...], Borne]] = WeakKeyDictionary()
 
 
-def _searched(study: Study, *arguments: object) -> _Borne:
+def searched(study: Study, *arguments: object) -> Borne:
     """The search of these arguments, once for all measures of a study that rest on it."""
     known = _KNOWN.setdefault(study, {})
     if arguments not in known:
@@ -281,7 +200,7 @@ def _search(
     failure: float,
     seed: int,
     batch_norm: BatchNorm,
-) -> _Borne:
+) -> Borne:
     """The largest sigma of the grid at which the mean over draws stays within the tolerance."""
     params, names, data = weights_of(study, batch_norm, study.final), names_of(study, "weight"), study.data("train")
     engine = Engine(study.network, params)
@@ -303,7 +222,7 @@ def _search(
     searches = {"sigma": (critical_magnitude(sigmas), lambda point: variants(point[0]))}
     found = run(engine, searches, data, bound, quantity=quantity, failure=failure, seed=seed)["sigma"]
     if found.value is None:
-        return _Borne(None, None, draws, TOO_LITTLE)
+        return Borne(None, None, draws, TOO_LITTLE)
     part, plain = some(data, PROBED, seed), Engine(study.network, params, level="loop")  # whose sums repeat exactly
 
     def means(sigma: float) -> torch.Tensor:
@@ -317,7 +236,7 @@ def _search(
     )
     if found.value == sigmas[-1]:
         told = "all noise of the grid is borne; give larger sigmas"
-    return _Borne(found.value, spread / slope if slope > 0 and spread == spread else None, draws, told)
+    return Borne(found.value, spread / slope if slope > 0 and spread == spread else None, draws, told)
 
 
 def _complexity(square: float, sigma: float, examples: int) -> float:

@@ -160,7 +160,7 @@ def margin_quantile(study: Study, quantile: float = 0.1) -> float:
     with evaluation_mode(study.network), torch.no_grad():
         for inputs, labels in study.data("train").batches(BATCH):
             logits = forward(study.network, map_inputs(torch.clone, inputs), study.final)
-            found.append(_gaps(*rows(logits, labels)).double().cpu())
+            found.append(_gaps(*rows(logits.float(), labels)).double().cpu())
     margins = torch.cat(found).sort().values
     return float(margins[math.ceil(quantile * len(margins)) - 1])
 
