@@ -102,7 +102,7 @@ def perplexity(loss: float) -> float:
 
 
 def rows(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [N, C] or [N, T, C] in float32 as one row per label that counts, and labels [N] or [N, T] as one vector.
+    """Logits [N, C] or [N, T, C] as one row per label that counts, and labels [N] or [N, T] as one vector.
 
     Raises:
         InputError: there is not one row of logits per label.
@@ -113,8 +113,8 @@ def rows(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             "it must give one row of class scores per label."
         )
     if labels.ndim == 1:
-        return logits.float(), labels  # one label an example: Data sees to it that each counts
-    logits, labels = logits.float().flatten(0, -2), labels.flatten()
+        return logits, labels  # one label an example: Data sees to it that each counts
+    logits, labels = logits.flatten(0, -2), labels.flatten()
     counted = labels != IGNORED
     return (logits, labels) if bool(counted.all()) else (logits[counted], labels[counted])
 
@@ -134,11 +134,12 @@ def outcomes(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | N
 
 def _outcomes(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """The same in one piece."""
-    highest, decisions = logits.max(-1, keepdim=True)
-    below = logits - highest
-    wrong = (decisions != labels.unsqueeze(1)).squeeze(1)
-    label = below.gather(1, labels.unsqueeze(1)).squeeze(1)
-    losses = below.exp_().sum(-1).log_() - label
+    logits = logits.float()
+    highest, label = logits.amax(-1, keepdim=True), logits.gather(1, labels.unsqueeze(1))
+    wrong = (label != highest).squeeze(1)
+    ties = (~wrong).nonzero().flatten()  # right, if no class before it is as high
+    wrong[ties] = logits[ties].argmax(-1) != labels[ties]
+    losses = (logits - highest).exp_().sum(-1).log_() - (label - highest).squeeze(1)
     if logits.sum().isfinite():
         return wrong, losses, None
     finite = logits.isfinite().all(-1)
@@ -161,7 +162,7 @@ def tally(logits: Tensor, labels: Tensor, per_class: bool = False, margins: bool
     if margins:
         label = labels.unsqueeze(1)
         others = logits.scatter(1, label, float("-inf")).amax(1)
-        margin = float((logits.gather(1, label).squeeze(1) - others).sum(dtype=torch.float64))
+        margin = float((logits.gather(1, label).squeeze(1).float() - others).sum(dtype=torch.float64))
     loss = float(losses.sum(dtype=torch.float64))
     return Sums(len(labels), int(wrong.sum()), loss, not_finite, *by_class, margin=margin)
 

@@ -109,7 +109,7 @@ class Trainer:
         precision = self.recipe.precision
         with torch.autocast(self.train.device.type, getattr(torch, precision), enabled=precision != "float32"):
             logits = self._logits(inputs, weights)
-        logits, labels = rows(logits, labels)
+        logits, labels = rows(logits.float(), labels)
         return cross_entropy(logits, labels), len(labels)
 
     def _logits(self, inputs: Inputs, weights: Params | None) -> Tensor:
