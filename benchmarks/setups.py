@@ -48,7 +48,14 @@ TRAINED: Mapping[str, Recipe] = {
     "resnet18": RESNET,
     "wide-resnet18-bn": SLICE.replace(network="resnet18-bn", learning_rate=0.02),
     "wide-vgg16": SLICE.replace(network="vgg16", optimiser="adam", learning_rate=1e-4),
-    "wide-resnet18": SLICE.replace(network="resnet18", network_args={"init": "xavier-uniform"}, learning_rate=0.01),
+    "wide-resnet18": SLICE.replace(
+        network="resnet18",
+        network_args={"init": "xavier-uniform"},
+        data_args={"train_examples": 1500, "test_examples": 200},
+        learning_rate=0.01,
+        epochs=5,
+        evaluate_every=5,
+    ),
 }
 """Networks for questions whose cost depends on errors or margins; ``python -m benchmarks train`` trains them."""
 

@@ -83,8 +83,7 @@ class OneDNN:
         known = hasattr(torch.ops.mkldnn, "_convolution_pointwise")
         if not known or weight.device.type != "cpu" or len(geometry.shape) != 4:
             return False
-        half = weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        return weight.dtype == torch.float32 or half
+        return weight.dtype == torch.float32 or _in_bfloat16(weight)
 
     def pack(self, geometry: Geometry, weight: Tensor, room: Room) -> Tensor:
         g = (geometry.padding, geometry.stride, geometry.dilation, geometry.groups)
@@ -94,10 +93,14 @@ class OneDNN:
         self, geometry: Geometry, x: Tensor, packed: Tensor, bias: Tensor | None, other: Tensor | None, relu: bool
     ) -> Tensor:
         g = (geometry.padding, geometry.stride, geometry.dilation, geometry.groups)
+        late = relu and x.dtype == torch.float32  # its own ReLU makes 0 of NaN, which only a rough answer may
+        unary = "relu" if relu and not late else "none"
         if other is None:
-            return torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *g, "relu" if relu else "none", [], "")
-        binary, unary = torch.ops.mkldnn._convolution_pointwise.binary, "relu" if relu else None
-        return binary(x, channels_last(other), packed, bias, *g, "add", 1.0, unary, [], "")
+            y = torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *g, unary, [], "")
+        else:
+            binary, other = torch.ops.mkldnn._convolution_pointwise.binary, channels_last(other)
+            y = binary(x, other, packed, bias, *g, "add", 1.0, unary if unary != "none" else None, [], "")
+        return y.relu_() if late else y
 
 
 class Dense:
@@ -238,48 +241,54 @@ def choose(
 ) -> tuple[Kernel, Kernel]:
     """The fastest kernel for weights that are used often, and for weights that are packed for a single use.
 
-    Timed once for each shape; batches up to the same power of two count as one.
+    Timed once for each shape; batches up to the same power of four count as one.
     """
     g = geometry
-    shape = (g.stride, g.padding, g.dilation, g.groups, (*g.shape[1:], *weight.shape), (g.shape[0] - 1).bit_length())
-    key = (*shape, weight.dtype, weight.device, other is None)
+    batch = ((g.shape[0] - 1).bit_length() + 1) // 2
+    key = (g.stride, g.padding, g.dilation, g.groups, *g.shape[1:], *weight.shape, batch, weight.dtype, weight.device)
     if key not in _chosen:
         times = []
         for kernel in KERNELS:
             if not kernel.fits(g, weight):
                 continue
-            packing = _seconds(lambda kernel=kernel: kernel.pack(g, weight, room))
+            best = min((taken for taken, _, _ in times), default=math.inf)
+            packing = _seconds(lambda kernel=kernel: kernel.pack(g, weight, room), best)
             packed = kernel.pack(g, weight, room)
-            running = _seconds(lambda kernel=kernel, packed=packed: kernel.run(g, x, packed, bias, other, relu))
+            running = _seconds(lambda kernel=kernel, packed=packed: kernel.run(g, x, packed, bias, other, relu), best)
             unfair = 1.0 if not times else WORTH
             times.append((running / unfair, (packing + running) / unfair, kernel))
         _chosen[key] = (min(times, key=lambda item: item[0])[2], min(times, key=lambda item: item[1])[2])
     return _chosen[key]
 
 
-def _seconds(function: Callable[[], object]) -> float:
-    """Processor time of this thread for a call, the shorter of two after a first one."""
+def _seconds(function: Callable[[], object], best: float) -> float:
+    """Processor time of this thread for a call: the shortest of three, or the first if that is far from the ``best``."""
     taken = []
     for _ in range(3):
         started = time.thread_time()
         function()
         taken.append(time.thread_time() - started)
-    return min(taken[1:])
+        if taken[0] > 2 * best:
+            break
+    return min(taken)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | None, relu: bool) -> Tensor:
     """Inputs [N, in] times weights [out, in], plus ``bias`` [out] and ``other`` [N, out], and ReLU of it: a new tensor [N, out]."""
-    if (
-        weight.dtype == torch.bfloat16
-        and weight.device.type == "cpu"
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    ):
+    if _in_bfloat16(weight) and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         if other is None:
             return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], "")
         y = torch.ops.mkldnn._linear_pointwise.binary(x, other, weight, bias, "add")
         return y.relu_() if relu else y
     y = x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
     return finish(y, None, other, relu)
+
+
+def _in_bfloat16(weight: Tensor) -> bool:
+    """Whether these are weights in bfloat16 that this processor's oneDNN can multiply with."""
+    return (
+        weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
 
 
 def finish(y: Tensor, bias: Tensor | None, other: Tensor | None, relu: bool) -> Tensor:
