@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from math import inf
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from shaketable.engine.compare import ROUNDING, Seen, near_ties
 from shaketable.engine.levels import Levels, Names, T, Worker, log, made, said
 from shaketable.engine.memory import is_out_of_memory
-from shaketable.engine.variants import Combination, Variant, shares_terms, tensors_of_variant
+from shaketable.engine.variants import Combination, Variant, is_finite, shares_terms, tensors_of_variant
 from shaketable.forward import Inputs, map_inputs, tensors_of
 from shaketable.params import Params
 
@@ -92,7 +93,7 @@ class Batch:
         if route == "half":
             return self._attempt("half", lambda: made(worker.half).logits(some[0]).unsqueeze(0))
         level = worker.fused if route == "fused" else worker.low
-        terms = some[0].terms if isinstance(some[0], Combination) else ()
+        terms = some[0].terms if isinstance(some[0], Combination) and some[0].is_steady else ()
         return self._attempt(route, lambda: made(level).logits(tensors_of_variant(some[0]), terms).unsqueeze(0))
 
     def _settled(self, logits: Tensor, variant: Variant, rows: Tensor | None = None) -> Tensor:
@@ -107,6 +108,8 @@ class Batch:
         """Logits in bfloat16, those replaced that an error as large as any of their variant so far could decide otherwise."""
         floor, logits, waiting = self._levels.low[names][1], [], []
         for number, variant in enumerate(some):
+            if not seen[number].examples and not is_finite(variant):
+                seen[number].error = inf  # all run again: ReLU in bfloat16 makes 0 of NaN
             found = self._several([variant], route)
             logits.append(self._levels.looped(variant, self._inputs) if found is None else found[0])
             if found is not None:

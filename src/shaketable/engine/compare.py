@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
+from math import inf
 from statistics import median
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -16,6 +18,8 @@ SAFETY = 3.0
 MEASURED = 8
 """Examples of each variant, at least, on which bfloat16 is compared with float32: those that are nearest to a tie."""
 
+TINY = torch.finfo(torch.float32).tiny
+
 
 @dataclass
 class Seen:
@@ -23,6 +27,7 @@ class Seen:
 
     error: float = 0.0
     examples: int = 0
+    _one: Lock = field(default_factory=Lock, repr=False)
 
     def near(self, rough: Tensor, floor: float, safety: float = SAFETY) -> Tensor:
         """Which examples [N] may be decided otherwise in float32: an error ``safety`` times that seen, or ``floor``, could."""
@@ -33,34 +38,44 @@ class Seen:
         return found
 
     def add(self, exact: Tensor, rough: Tensor) -> None:
-        """Take in how far some examples were off."""
-        self.error = max(self.error, margin_error(exact, rough))
-        self.examples += len(exact)
+        """Take in how far some examples were off; from several threads."""
+        error = margin_error(exact, rough)
+        with self._one:
+            self.error = max(self.error, error)
+            self.examples += len(exact)
 
 
 def near_ties(logits: Tensor, tolerance: float) -> Tensor:
     """Which examples [N] an error of ``tolerance``, relative to their largest logit, could give another decision."""
     lowest, highest = logits.amin(-1, keepdim=True), logits.amax(-1, keepdim=True)
-    reach = highest - tolerance * torch.maximum(highest, -lowest)
-    near = (logits >= reach).sum(-1) != 1  # what is not a number too
+    largest = torch.maximum(highest, -lowest)
+    near = (logits >= highest - tolerance * largest).sum(-1) != 1
+    near |= ~(largest * (1 + tolerance)).isfinite().squeeze(-1)  # nor may it be infinite, or not a number
     return near.flatten(1).any(1) if near.ndim > 1 else near
 
 
 def nearest(logits: Tensor, count: int) -> Tensor:
     """Which ``count`` examples [N] are nearest to a tie, relative to their largest logit."""
     two = logits.topk(min(2, logits.shape[-1]), -1).values
-    gaps = (two[..., 0] - two[..., -1]) / logits.abs().amax(-1).clamp_min(1e-30)
+    gaps = (two[..., 0] - two[..., -1]) / logits.abs().amax(-1).clamp_min(TINY)
     gaps = gaps.flatten(1).amin(1) if gaps.ndim > 1 else gaps
     found = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
     return found.index_fill(0, gaps.topk(min(count, len(gaps)), largest=False).indices, True)
 
 
 def margin_error(exact: Tensor, rough: Tensor) -> float:
-    """The largest error of a margin against the rough decision, relative to the largest logit of its row."""
-    scale = rough.abs().amax(-1, keepdim=True).clamp_min(1e-30)
+    """The largest error of a margin against the rough decision, relative to the largest logit of its row.
+
+    Infinite where it is the rough logits alone that are finite.
+    """
+    scale = rough.abs().amax(-1, keepdim=True).clamp_min(TINY)
     decided = rough.argmax(-1, keepdim=True)
+    whole = rough.isfinite().all(-1)
+    if not exact.isfinite().all(-1)[whole].all():
+        return inf
+    exact, rough = exact / scale, rough / scale
     apart = (exact - exact.gather(-1, decided)) - (rough - rough.gather(-1, decided))
-    return float((apart / scale).nan_to_num(0, 0, 0).amax())
+    return float(apart.nan_to_num(0, 0, 0).amax())
 
 
 def same(one: Tensor, other: Tensor | None) -> bool:

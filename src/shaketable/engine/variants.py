@@ -85,6 +85,12 @@ def tensors_of_variant(variant: Variant) -> Params:
     return variant.tensors() if isinstance(variant, Combination) else variant
 
 
+def is_finite(variant: Variant) -> bool:
+    """Whether all numbers of a variant are finite."""
+    parts = [params for _, params in variant.terms] if isinstance(variant, Combination) else [variant]
+    return all(bool(tensor.isfinite().all()) for params in parts for tensor in params.values())
+
+
 def shares_terms(variants: Sequence[Variant]) -> bool:
     """Whether running each term once is less work than running each variant: fewer terms than variants."""
     terms = {id(params) for variant in variants if isinstance(variant, Combination) for _, params in variant.terms}
