@@ -76,7 +76,6 @@ class Fused:
             Unsuitable: the inputs differ from those it was made for in more than their number.
         """
         self.clear()
-        self._of = inputs
         if self._exact is not self:
             if self._exact._of is not inputs:
                 self._exact.base(inputs)
@@ -93,6 +92,7 @@ class Fused:
             for node in self._program.last[step.result]:
                 if node not in self._program.kept:
                     del self._values[node]
+        self._of = inputs
         return self._values[self._program.output].float()
 
     def logits(self, changes: Params, terms: Terms = ()) -> Tensor:
@@ -337,7 +337,7 @@ class Fused:
     def _room(self, numbers: int) -> Tensor:
         """Memory that is used again for the packed weights of each variant."""
         if self._scratch is None or len(self._scratch) < numbers:
-            self._scratch = torch.empty(numbers, dtype=self._dtype, device=self._values[self._program.inputs[0]].device)
+            self._scratch = torch.empty(numbers, dtype=self._dtype, device=next(iter(self._base.values())).device)
         return self._scratch[:numbers]
 
 

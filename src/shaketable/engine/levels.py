@@ -274,13 +274,15 @@ class Levels:
         rows, worker = near.nonzero().flatten(), self.workers[0]
         if not len(rows):
             return 0.0
-        if kind == "low" and self.routes[names] == "fused" and (graph := made(worker.fused)).picks:
-            graph.picked([(variant, rows)])  # kernels for so few rows are chosen
-            return clocked(lambda: graph.picked([(variant, rows)])[0], self.device)[0]
         some = map_inputs(lambda tensor: tensor[rows], inputs)
         try:
+            if kind == "low" and self.routes[names] == "fused" and (graph := made(worker.fused)).picks:
+                graph.picked([(variant, rows)])  # kernels for so few rows are chosen
+                return clocked(lambda: graph.picked([(variant, rows)])[0], self.device)[0]
             return clocked(lambda: made(worker.replay).whole(variant, some), self.device)[0]
-        except Unsuitable:
+        except Exception as error:  # what fails here, the loop answers for
+            if is_out_of_memory(error):
+                raise
             return clocked(lambda: self.looped(variant, some), self.device)[0]
 
     def _tried(

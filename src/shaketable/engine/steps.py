@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.fx import Node
 
 from shaketable.engine.replica import Replica, Unsuitable
-from shaketable.engine.tracing import name_of, traced
+from shaketable.engine.tracing import counts, name_of, traced
 from shaketable.forward import Inputs
 
 ACTIVATIONS = re.compile(
     "relu|gelu|silu|sigmoid|tanh|hardtanh|hardswish|hardsigmoid|leaky_relu|elu|softplus|mish|clamp|clamp_min"
 )
 OPERATIONS = re.compile(
-    "view|_unsafe_view|permute|transpose|t|unsqueeze|squeeze|expand|slice|select|detach|alias|clone|cat|stack|"
+    "view|_unsafe_view|permute|transpose|t|unsqueeze|squeeze|expand|repeat|slice|select|detach|alias|clone|cat|stack|"
     "add|sub|rsub|mul|div|neg|abs|exp|log|sqrt|rsqrt|pow|reciprocal|square|maximum|minimum|clamp_max|mean|sum|amax|"
     "max_pool[23]d_with_indices|adaptive_max_pool2d|avg_pool[123]d|_adaptive_avg_pool2d|upsample_nearest2d|"
     "constant_pad_nd|re(flec|plica)tion_pad[12]d|mm|addmm|bmm|baddbmm|convolution|embedding|_prelu_kernel|"
@@ -95,10 +95,11 @@ class Program:
 
     def _add(self, node: Node) -> None:
         """Make a step of a node, fuse it into one, or leave it to the weights that it is a function of."""
-        name, args = name_of(node), self.args[node][0]
+        name, (args, kwargs) = name_of(node), self.args[node]
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise Unsuitable(f"its graph has {name}")
-        if node.all_input_nodes and all(source in self.reads for source in node.all_input_nodes):
+        fixed = not counts([*args, *kwargs.values()])  # else it is another one for each number of examples
+        if fixed and node.all_input_nodes and all(source in self.reads for source in node.all_input_nodes):
             self.reads[node] = frozenset().union(*(self.reads[source] for source in node.all_input_nodes))
             return
         if node.target is operator.getitem:
@@ -118,10 +119,10 @@ class Program:
             self._made[node] = Step("conv", node, node, args[0])
         elif name in ("addmm", "mm") and self._is_linear(node, name):
             self._made[node] = Step("linear", node, node, args[1] if name == "addmm" else args[0])
-        elif name in ("add", "mul") and len(args) == 2 and not self.args[node][1] and self._is_affine(*args):
+        elif name in ("add", "mul") and len(args) == 2 and not kwargs and self._is_affine(*args):
             x, factor = args if isinstance(args[0], Node) and args[0] not in self.reads else args[::-1]
             self._scale(node, x, (name, (factor,)))
-        elif name == "add" and not self.args[node][1] and (step := self._addend(*args)):
+        elif name == "add" and not kwargs and (step := self._addend(*args)):
             step.other = args[1] if step.result is args[0] else args[0]
             self._extend(step, node)
         elif ACTIVATIONS.fullmatch(name) and step and (step.kind != "call" or FRESH.fullmatch(name_of(step.node))):

@@ -27,7 +27,7 @@ def traced(
     replica: Replica, inputs: Inputs
 ) -> tuple[Graph, dict[Node, tuple[Sequence[Any], dict[str, Any]]], set[Node]]:
     """A functional graph of the network; the arguments of each node with multiples of the number of examples marked; and
-    the nodes whose values have a row an example.
+    the nodes whose values have a row an example, in their order: all that they are made of has.
 
     It is traced for two numbers of examples: what differs must be in proportion to them.
     """
@@ -40,7 +40,14 @@ def traced(
         raise Unsuitable("its graph depends on the number of examples")
     partner = dict(zip(two, one))
     args = {a: _merged((a.args, dict(a.kwargs)), (b.args, dict(b.kwargs)), count, partner) for a, b in zip(one, two)}
-    return one[0].graph, args, {a for a, b in zip(one, two) if _rows(a) == count and _rows(b) == count + 1}
+    fixed, by_example = set(one[: len(replica.base)]), set()
+    for a, b in zip(one, two):
+        if all(source in fixed or source in by_example for source in a.all_input_nodes) and not _squeezes(a):
+            if _rows(a) == count and _rows(b) == count + 1:
+                by_example.add(a)
+            elif all(source in fixed for source in a.all_input_nodes) and a.all_input_nodes:
+                fixed.add(a)
+    return one[0].graph, args, by_example
 
 
 def _graph(replica: Replica, inputs: Inputs, count: int) -> Graph:
@@ -95,6 +102,11 @@ def _merged(one: Any, two: Any, count: int, partner: Mapping[Node, Node]) -> Any
     raise Unsuitable("its graph depends on the number of examples")
 
 
+def counts(arg: Any) -> bool:
+    """Whether the number of examples stands in an argument."""
+    return isinstance(arg, Multiple) or (isinstance(arg, list) and any(map(counts, arg)))
+
+
 def filled(arg: Any, get: Callable[[Node], Any], count: int) -> Any:
     """An argument with the values of nodes and the number of examples in it."""
     if isinstance(arg, Node):
@@ -109,7 +121,13 @@ def name_of(node: Node) -> str:
     return node.target._schema.name.removeprefix("aten::") if hasattr(node.target, "_schema") else str(node.target)  # pyright: ignore
 
 
+def _squeezes(node: Node) -> bool:
+    """Whether it takes every dimension of size one away: of a single example, that of the examples too."""
+    return name_of(node) == "squeeze" and len(node.args) == 1
+
+
 def _rows(node: Node) -> int:
-    """The size of the first dimension of a node's value; 0 where it has none."""
-    shape = getattr(node.meta.get("val"), "shape", ())
+    """The size of the first dimension of a node's value (of several, the first one); 0 where it has none."""
+    value = node.meta.get("val")
+    shape = getattr(value[0] if isinstance(value, tuple | list) and value else value, "shape", ())
     return shape[0] if shape else 0

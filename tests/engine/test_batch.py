@@ -1,0 +1,191 @@
+"""What the levels give for a batch is what the loop gives, example by example, for networks and variants made to mislead them."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from tests.engine import zoo
+from torch import Tensor, nn
+
+from shaketable.data import Data
+from shaketable.engine import Combination, Engine, Variant
+from shaketable.engine.fused import Fused
+from shaketable.engine.kernels import KERNELS, Geometry, product
+from shaketable.forward import forward
+from shaketable.params import state
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+def decisions(engine: Engine, variants: Sequence[Variant], inputs: Tensor) -> list[list[int]]:
+    """The class of each example, -1 where its logits are not finite, for each variant."""
+    data = Data(inputs, torch.zeros(len(inputs), dtype=torch.int64), classes=2)
+
+    def decided(logits: Tensor, labels: Tensor) -> Tensor:
+        return logits.argmax(-1).where(logits.isfinite().all(-1), -1)
+
+    found = [part for _, part in engine.map(variants, data, decided, decisions=True, planned=10**8)]
+    return [torch.cat(column).tolist() for column in zip(*found, strict=True)]
+
+
+def check(network: nn.Module, variants: Sequence[Variant], inputs: Tensor, precision: str, size: int = 64) -> Engine:
+    """The fused level decides as the loop does."""
+    truth = decisions(Engine(network.eval(), level="loop", batch_size=size), variants, inputs)
+    engine = Engine(network, level="fused", precision=precision, batch_size=size, workers=1)  # pyright: ignore
+    assert decisions(engine, variants, inputs) == truth
+    assert ("in bfloat16" in engine.choice) == (precision == "bfloat16")
+    return engine
+
+
+def drawn(network: nn.Module, count: int, prefixes: str) -> list[dict[str, Tensor]]:
+    """Variants of the parameters whose names begin so."""
+    names = [name for name in state(network) if name.startswith(tuple(prefixes))]
+    return [{n: t + 0.3 * torch.randn(t.shape) for n, t in state(network).items() if n in names} for _ in range(count)]
+
+
+class Turns(nn.Module):
+    """The examples change places, and go back: some rows of what is between are not those of the same examples."""
+
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 5)
+        if tied:
+            self.b = self.a
+
+    def forward(self, x):
+        x = torch.tanh(self.a(x))
+        x = torch.tanh(self.b(torch.cat([x[1:], x[:1]])))
+        return self.c(torch.cat([x[-1:], x[:-1]]))
+
+
+@pytest.mark.parametrize(("layers", "tied"), [("b", False), ("ab", False), ("a", True)])
+def test_near_ties_are_run_again_on_the_right_examples_where_these_change_places(layers: str, tied: bool) -> None:
+    with zoo.seeded(layers):
+        network, inputs = Turns(tied), torch.randn(192, 8)
+        check(network, drawn(network, 6, layers), inputs, "bfloat16")
+
+
+class Token(nn.Module):
+    """A parameter is expanded to the number of examples."""
+
+    def __init__(self, joined: bool) -> None:
+        super().__init__()
+        self.token, self.joined = nn.Parameter(torch.randn(1, 4, 8)), joined
+        self.a, self.head = nn.Linear(8, 8), nn.Linear(8, 5)
+
+    def forward(self, x):
+        token, x = self.token.expand(len(x), -1, -1), torch.tanh(self.a(x))
+        return self.head(torch.tanh(torch.cat([token, x], 1) if self.joined else x + token).mean(1))
+
+
+@pytest.mark.parametrize("joined", [True, False])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_parameter_for_each_example_is_as_long_as_each_batch(
+    joined: bool, precision: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with zoo.seeded("token"):
+        network, inputs = Token(joined), torch.randn(65, 4, 8)
+        check(network, [*drawn(network, 3, "a"), *drawn(network, 3, "t")], inputs, precision)
+    assert "failed" not in caplog.text
+
+
+class Squeezed(nn.Module):
+    """A single example loses its dimension too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 1)
+
+    def forward(self, x):
+        return self.b(torch.relu(self.a(x)).mean((2, 3), keepdim=True)).squeeze()
+
+
+def test_no_rows_are_picked_where_a_single_one_would_lose_its_dimension(caplog: pytest.LogCaptureFixture) -> None:
+    with zoo.seeded("squeezed"):
+        network, inputs = Squeezed(), torch.randn(60, 3, 5, 5)
+        check(network, drawn(network, 4, "a"), inputs, "bfloat16", size=20)
+    assert "failed" not in caplog.text
+
+
+class Images(nn.Module):
+    """Channels last, as numbers of another range: the graph begins with operations without weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1)
+        self.c, self.head = nn.Linear(32, 16), nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.b(torch.relu(self.a((x * 2).permute(0, 3, 1, 2)))))
+        return self.head(torch.relu(self.c(x.mean((2, 3)))))
+
+
+@pytest.mark.parametrize("size", [2, 6])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_variants_that_are_not_finite_are_found_to_be_so(size: int, precision: str) -> None:
+    with zoo.seeded("images"):
+        network, inputs = Images(), torch.randn(96, size, size, 3)
+        variants = [variant for layer in "abch" for variant in drawn(network, 3, layer)]
+        for variant, value in zip(variants[1::3], (float("nan"), float("inf"), -float("inf"), float("nan"))):
+            next(iter(variant.values())).view(-1)[5] = value
+        check(network, variants, inputs, precision)
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: type(kernel).__name__)
+@pytest.mark.parametrize("added", [True, False])
+def test_each_kernel_hands_on_what_is_not_a_number(kernel, added: bool) -> None:
+    x = torch.ones(2, 32, 4, 4).contiguous(memory_format=torch.channels_last)
+    x[1, 3, 2, 2] = float("nan")
+    weight, geometry = torch.ones(32, 32, 3, 3), Geometry((1, 1), (1, 1), (1, 1), 1, x.shape, (3, 3))
+    if kernel.fits(geometry, weight):
+        other = torch.ones_like(x) if added else None
+        found = kernel.run(geometry, x, kernel.pack(geometry, weight, torch.empty), None, other, True)
+        assert found[1, :, 1:, 1:].isnan().all()
+        assert found[0].isfinite().all()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_terms_of_a_combination_that_cancel_are_summed_as_weights(precision: str) -> None:
+    with zoo.seeded("cancel"):
+        network, inputs = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Flatten()), torch.randn(3000, 3, 3, 3)
+        one, bias = torch.randn(32, 3, 3, 3), torch.zeros(32)
+        two = one + 1e-4 * torch.randn(one.shape)
+    terms = [{"0.weight": weight, "0.bias": bias} for weight in (one, two)]
+    check(network, [Combination([(-1e4, terms[0]), (1e4 + k, terms[1])]) for k in range(6)], inputs, precision, 1000)
+
+
+def test_logits_of_any_size_are_decided_rightly() -> None:
+    with zoo.seeded("tiny"):
+        network = nn.Sequential(nn.Linear(32, 16), nn.Tanh(), nn.Linear(16, 5, bias=False))
+        variants = [{"2.weight": 1e-34 * torch.randn(5, 16)} for _ in range(6)]
+        check(network, variants, torch.randn(4000, 32), "bfloat16", 250)
+
+
+def test_a_graph_is_of_any_number_of_examples_whatever_its_first_batch_was() -> None:
+    with zoo.seeded("numbers"):
+        network, inputs = Token(False).eval(), torch.randn(9, 4, 8)
+        fused, other = Fused(network, state(network), inputs), drawn(network, 1, "t")[0]
+    with torch.no_grad():
+        for count in (9, 1, 4):
+            part = inputs[:count]
+            assert torch.allclose(fused.base(part), network(part), atol=1e-5)
+            truth = forward(network, part, {**state(network), **other})
+            assert torch.allclose(fused.logits(other), truth, atol=1e-5)
+            rows = torch.tensor([count - 1])
+            if fused.picks:
+                assert torch.allclose(fused.picked([(other, rows)])[0], truth[rows], atol=1e-5)
+
+
+def test_a_product_in_bfloat16_adds_any_matrix_and_leaves_it_as_it_was() -> None:
+    draw = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(shape, generator=draw).bfloat16() for shape in ((9, 16), (8, 16), (8,)))
+    for other in (
+        torch.randn(9, 8, generator=draw),
+        torch.randn(8, 9, generator=draw).t(),
+        torch.ones(1, 8).expand(9, 8),
+    ):
+        added = other.bfloat16()
+        truth = (x.double() @ weight.double().t() + bias.double() + added.double()).relu()
+        kept = added.clone()
+        assert torch.allclose(product(x, weight, bias, added, True).double(), truth, atol=0.05)
+        assert torch.equal(added, kept)
