@@ -40,18 +40,22 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
     """Hold a folder alone; the system drops the lock with the process, however that ends. POSIX only.
 
+    Args:
+        folder: made if need be.
+        wait: until another process that holds it lets go of it.
+
     Raises:
-        RunError: another process holds it.
+        RunError: another process holds it, and it is not waited for.
     """
     import fcntl
 
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             raise RunError(
                 f"{folder}: another process is working on this; wait for it, or choose another folder."

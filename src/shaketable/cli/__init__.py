@@ -18,6 +18,7 @@ from shaketable.cli import (
     sensitivity,
     together,
     training,
+    zoo,
 )
 from shaketable.cli.terminal import app
 
@@ -34,6 +35,7 @@ __all__ = [
     "sensitivity",
     "together",
     "training",
+    "zoo",
 ]
 
 

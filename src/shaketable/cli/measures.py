@@ -228,19 +228,11 @@ def _within(option: str, value: float) -> None:
 
 
 def _row(study: "Study", kind: "Measure", arguments: dict[str, Any]) -> dict[str, Any]:
-    """The row of one measure; what it says of bad input is a reason, for the others go on."""
-    from shaketable.errors import InputError
-    from shaketable.measures import measurements
-    from shaketable.measures.measure import SCHEMA
+    """The row of one measure, with those of the arguments that it has."""
+    from shaketable.measures.rows import measured_row
 
     accepted = inspect.signature(kind.function).parameters
-    own = {name: value for name, value in arguments.items() if name in accepted}
-    try:
-        return measurements(study, kind.name, {kind.name: own}).row(0, named=True)
-    except InputError as error:
-        known = {"measure": kind.name, "symbol": kind.symbol, "direction": kind.direction, "about": kind.about}
-        said = {"paper": kind.paper, "status": "unavailable", "reason": str(error).rstrip(".")}
-        return dict.fromkeys(SCHEMA) | known | said
+    return measured_row(study, kind.name, {name: value for name, value in arguments.items() if name in accepted})
 
 
 def _terms(bound: "Bound") -> dict[str, float | None]:

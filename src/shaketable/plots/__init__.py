@@ -17,6 +17,7 @@ from shaketable.plots.saving import javascript, save
 from shaketable.plots.sensitivity import sensitivity_heatmap
 from shaketable.plots.training import PANELS, training_history
 from shaketable.plots.valleys import path_curves, valley_grid, valley_surface
+from shaketable.plots.zoo import TARGETS, measure_scatter, rank_plot, tau_heatmap
 
 __all__ = [
     "DISTANCES",
@@ -24,21 +25,25 @@ __all__ = [
     "PANELS",
     "QUANTITIES",
     "RAND",
+    "TARGETS",
     "cells",
     "criticality_bars",
     "criticality_curve",
     "distance_heatmap",
     "javascript",
     "joint_heatmap",
+    "measure_scatter",
     "operator_norm_heatmap",
     "path_curves",
     "pruning_curves",
+    "rank_plot",
     "robustness_curves",
     "robustness_heatmap",
     "save",
     "sensitivity_heatmap",
     "similarity_heatmap",
     "spectrum_curves",
+    "tau_heatmap",
     "trade_off_curve",
     "training_history",
     "valley_grid",

@@ -27,6 +27,8 @@ from shaketable.report.together import (
     recommendation_part,
     sensitivity_part,
 )
+from shaketable.report.zoo import zoo_part
+from shaketable.zoo import Ranking
 
 HERE = Path(__file__).parent
 MOST_BYTES = 1_500_000
@@ -46,6 +48,7 @@ Reported = (
     | Bounds
     | Bound
     | Attacks
+    | Ranking
 )
 PARTS: dict[type, tuple[str, Callable[..., dict[str, Any]]]] = {
     Robustness: ("robustness", robustness_part),
@@ -59,6 +62,7 @@ PARTS: dict[type, tuple[str, Callable[..., dict[str, Any]]]] = {
     Measures: ("measures", measures_part),
     Bounds: ("bounds", bounds_part),
     Attacks: ("attack", attack_part),
+    Ranking: ("zoo", zoo_part),
 }
 """What a report can hold, in its order, by type."""
 
@@ -72,8 +76,9 @@ def write_report(results: Reported | Iterable[Reported], path: str | Path) -> Pa
 
     Args:
         results: what :func:`shaketable.robustness`, ``joint_robustness``, ``largest_set``, ``sensitivity``, ``prunability``,
-            ``criticality``, ``path``, ``valley`` or ``defense.attacked`` returned, the table of ``measurements``, or bounds; one
-            of these, or a list of them about one network, one of each kind (bounds: any number; ``largest_set``: one for each way).
+            ``criticality``, ``path``, ``valley``, ``defense.attacked`` or ``zoo.rank`` returned, the table of ``measurements``,
+            or bounds; one of these, or a list of them about one network, one of each kind (bounds: any number;
+            ``largest_set``: one for each way).
         path: the HTML file; its folder is made if need be.
 
     Returns:
@@ -136,7 +141,7 @@ def _html(results: Mapping[str, Any], size: int) -> str:
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False, "allow_nan": False}
     return environment.get_template("page.html").render(
-        title=f"{'Which layers hold' if 'robustness' in parts else 'What holds'} {next(filter(None, names), 'this network')} up?",
+        title=_title(parts, next(filter(None, names), "this network")),
         lead=lead,
         parts=parts,
         notes=[note for part in parts.values() for note in part["notes"]],
@@ -148,6 +153,13 @@ def _html(results: Mapping[str, Any], size: int) -> str:
         library=Markup(plots.javascript() if figures else ""),
         script=Markup("".join((HERE / name).read_text(encoding="utf-8") for name in ("page.js", "surface.js"))),
     )
+
+
+def _title(parts: Mapping[str, Any], name: str) -> str:
+    """The question that the page answers."""
+    if list(parts) == ["zoo"]:
+        return f"Which measures predict how well {name} generalise?"
+    return f"{'Which layers hold' if 'robustness' in parts else 'What holds'} {name} up?"
 
 
 def _sources(results: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -136,7 +136,7 @@ class Recipe:
                 f"recipe: milestones = {self.milestones} is not allowed with schedule = 'linear'; give two epochs, between which "
                 "the learning rate falls."
             )
-        _refuse_unknown("data_args", self.data_args, DATA_ARGUMENTS)
+        refuse_unknown("data_args", self.data_args, DATA_ARGUMENTS)
         try:
             Augmentation(self.augmentation)
         except InputError as error:
@@ -150,7 +150,7 @@ class Recipe:
         """A recipe from plain values; types are checked strictly, and unknown fields are refused."""
         if not isinstance(values, Mapping):
             raise InputError(f"a recipe is a table of fields, not {type(values).__name__}.")
-        _refuse_unknown("recipe", values, tuple(field.name for field in dataclasses.fields(cls)))
+        refuse_unknown("recipe", values, tuple(field.name for field in dataclasses.fields(cls)))
         return cls(**values)
 
     @classmethod
@@ -236,7 +236,7 @@ def learning_rate(recipe: Recipe, epoch: int) -> float:
     return recipe.learning_rate
 
 
-def _refuse_unknown(where: str, values: Mapping[str, Any], known: tuple[str, ...]) -> None:
+def refuse_unknown(where: str, values: Mapping[str, Any], known: tuple[str, ...]) -> None:
     """An error that names the first unknown key and the known one that is most like it."""
     for name in values:
         if name not in known:

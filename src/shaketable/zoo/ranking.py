@@ -1,0 +1,365 @@
+"""Which measures predict the gap of the networks of a zoo, on which hyper-parameters they fail, and how they relate."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+
+from shaketable import __version__
+from shaketable.errors import InputError
+from shaketable.identity import digest
+from shaketable.measures import MEASURES
+from shaketable.probes.stored import read_result, time_taken, write_result
+from shaketable.statistics import (
+    conditional_mutual_information,
+    cross_validated_r2,
+    granulated_tau,
+    kendall_tau,
+    r2,
+    tied_stderr,
+)
+from shaketable.zoo.store import PREFIX
+
+TARGETS = ("gap", "test_error", "loss_gap", "test_loss")
+"""What a measure may be asked to predict: columns of the table."""
+SEED = "seed"
+"""Networks that differ in it alone are no axis along which a measure should rank, but are told apart by it."""
+DECADES = 3
+"""A measure whose values span more powers of ten than this is fitted, and drawn, by its logarithm."""
+SUMMARY = {
+    "measure": pl.String,
+    "direction": pl.String,
+    "networks": pl.Int64,
+    "missing": pl.Int64,
+    "tau": pl.Float64,
+    "tau_stderr": pl.Float64,
+    "psi": pl.Float64,
+    "psi_stderr": pl.Float64,
+    "information": pl.Float64,
+    "given": pl.String,
+    "adjusted_r2": pl.Float64,
+    "cross_validated_r2": pl.Float64,
+    "logarithm": pl.Boolean,
+    "status": pl.String,
+    "reason": pl.String,
+}
+AXES = {
+    "measure": pl.String,
+    "axis": pl.String,
+    "tau": pl.Float64,
+    "stderr": pl.Float64,
+    "pairs": pl.Int64,
+    "tied": pl.Int64,
+    "groups": pl.Int64,
+}
+RELATIONS = {
+    "measure": pl.String,
+    "other": pl.String,
+    "networks": pl.Int64,
+    "tau": pl.Float64,
+    "information": pl.Float64,
+}
+POINTS = {
+    "network": pl.String,
+    "measure": pl.String,
+    "value": pl.Float64,
+    "target": pl.Float64,
+    "rank": pl.Float64,
+    "target_rank": pl.Float64,
+}
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The verdict on the measures of a zoo.
+
+    Attributes:
+        table: a row for each measure, the best by tau first: ``tau`` (tau-b with the target, positive where the measure
+            predicts in its own direction), ``psi`` (the mean over axes of granulated tau, with the same sign), ``information``
+            (conditional mutual information, least over what is ``given``), adjusted and cross-validated R2 of a linear fit
+            (on the ``logarithm``, where values span more than three powers of ten or are beyond a float's range), how many
+            ``networks`` have it and how many lack it, ``status`` and ``reason``.
+        axes: granulated tau of each measure along each hyper-parameter, with the same sign.
+        relations: tau-b between any two measures, each turned so that larger should mean a larger gap, and their ``information``.
+        points: of each measure and network, what was ranked: value (or its log10) and target, with their ranks.
+        provenance: what was ranked, and what was left out.
+    """
+
+    table: pl.DataFrame
+    axes: pl.DataFrame
+    relations: pl.DataFrame
+    points: pl.DataFrame
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the tables as Parquet and CSV, and ``provenance.json``, into a folder."""
+        tables = {"ranking": self.table, "axes": self.axes, "relations": self.relations, "points": self.points}
+        return write_result(Path(folder), "ranking", tables, {"provenance": self.provenance})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: the folder holds no such result.
+        """
+        facts, tables = read_result(Path(folder), "ranking", ["ranking", "axes", "relations", "points"])
+        return cls(tables["ranking"], tables["axes"], tables["relations"], tables["points"], facts["provenance"])
+
+
+def rank(
+    table: pl.DataFrame,
+    measures: Iterable[str] | None = None,
+    *,
+    target: str = "gap",
+    axes: Sequence[str] | None = None,
+    information: bool = False,
+    command: str | None = None,
+) -> Ranking:
+    r"""Which measures predict the gap: rank correlations, overall and along each hyper-parameter, information, and R2.
+
+    .. math:: \tau_b(s \mu, g), \qquad \Psi(s \mu, g), \qquad K(\mu, g), \qquad \bar R^2(\mu, g)
+
+    for a measure :math:`\mu`, the target :math:`g`, and :math:`s = -1` where a higher value of the measure should mean a smaller gap;
+    see :mod:`shaketable.statistics` for each. What is not done: networks without the target, or without a measure (missing or NaN),
+    are left out for that measure and counted, and nothing is put in their place; no correction for many measures.
+
+    Args:
+        table: of a zoo, as :func:`shaketable.zoo.read_table` gives it, or with the columns ``network``, ``measure``, ``value``,
+            the target, and hyper-parameters with the prefix ``hp_``; ``log10`` and ``direction`` may be there.
+        measures: names; all that the table has but the gap itself, without it.
+        target: ``"gap"``, ``"test_error"``, ``"loss_gap"`` or ``"test_loss"``.
+        axes: the hyper-parameters in :math:`\Psi`; all but the seed, without it.
+        information: also K between any two measures.
+        command: what the user typed.
+
+    Returns: a :class:`Ranking`. A statistic that there is not is null, with the reason in the row.
+
+    Raises:
+        InputError: a table without what is needed, a measure or axis that it does not have, or fewer than two networks with a target.
+
+    Cost: for each measure that of :func:`shaketable.statistics.conditional_mutual_information`, and as much for any two with
+        ``information``.
+
+    Deviates: signs are those of the direction that each measure states; the papers turn measures by hand. R2 is that of the
+        logarithm of a measure whose values span many powers of ten; the papers do not say what they fit then. Seeds are no
+        hyper-parameter in K.
+
+    Example:
+        >>> row = {"measure": "path_norm", "hp_width": 1}
+        >>> zoo = pl.DataFrame([row | {"network": n, "value": v, "gap": g} for n, v, g in [("a", 1.0, 0.1), ("b", 2.0, 0.2)]])
+        >>> rank(zoo).table.select("measure", "tau").row(0)
+        ('path_norm', 1.0)
+
+    References: Jiang, Neyshabur, Mobahi, Krishnan, Bengio, "Fantastic generalization measures and where to find them", 2020.
+        Kuhn, Lyle, Gomez, Rothfuss, Gal, "Robustness to pruning predicts generalization in deep neural networks", 2021,
+        tables 1 to 3.
+    """
+    started = time.monotonic()
+    whole, known, every, left_out = _checked(table, target)
+    names = [name for name in every if name != "generalization_error"] if measures is None else list(measures)
+    for name in names:
+        if name not in every:
+            raise InputError(f"the zoo has no measure {name!r}; it has {', '.join(every) or 'none'}.")
+    if not names:
+        raise InputError("the zoo has no measure to rank; take some with `shaketable zoo measure`.")
+    chosen = [axis for axis in known if axis != SEED] if axes is None else list(axes)
+    for axis in chosen:
+        if axis not in known:
+            raise InputError(f"axis {axis!r} is no hyper-parameter of this zoo; it has {', '.join(known) or 'none'}.")
+    columns = {name: _Column.of(whole, name, target, known) for name in names}
+    verdicts = sorted((_verdict(column, chosen) for column in columns.values()), key=_best_first)
+    columns = {row["measure"]: columns[row["measure"]] for row, _ in verdicts}
+    summary = pl.DataFrame([row for row, _ in verdicts], schema=SUMMARY, orient="row")
+    facts = {
+        "name": f"{whole['network'].n_unique()} networks",
+        "target": target,
+        "axes": chosen,
+        "hyperparameters": known,
+        "networks": whole["network"].n_unique(),
+        "left_out": left_out,
+        "table": digest([digest(str(row)) for row in sorted(map(str, whole.rows()))]),
+        "shaketable": __version__,
+        "command": command,
+    }
+    return Ranking(
+        summary,
+        pl.DataFrame([row for _, rows in verdicts for row in rows], schema=AXES, orient="row"),
+        pl.DataFrame(_relations(columns, information), schema=RELATIONS, orient="row"),
+        pl.concat([column.points() for column in columns.values()]),
+        facts | time_taken(started),
+    )
+
+
+def _best_first(verdict: tuple[dict[str, Any], list[dict[str, Any]]]) -> float:
+    """The place of a verdict: the largest tau first, none last."""
+    tau = verdict[0].get("tau")
+    return 2.0 if tau is None else -tau
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One measure of the networks that have it, with their targets and hyper-parameters."""
+
+    name: str
+    sign: int
+    networks: list[str]
+    value: np.ndarray
+    target: np.ndarray
+    hyperparameters: dict[str, list[Any]]
+    logarithm: bool
+    missing: int
+    why: str | None
+
+    @classmethod
+    def of(cls, table: pl.DataFrame, name: str, target: str, known: Sequence[str]) -> "_Column":
+        own = table.filter(pl.col("measure") == name)
+        direction = own["direction"][0] if "direction" in own.columns else _direction(name)
+        log10 = own["log10"] if "log10" in own.columns else own["value"].log10()
+        value = own["value"].fill_nan(None)
+        log10 = log10.fill_nan(None)
+        ends = log10.filter(log10.is_finite())
+        beyond = (log10.is_not_null() & value.is_null()).any()
+        wide = len(ends) == len(log10.drop_nulls()) and float((ends.max() or 0) - (ends.min() or 0)) > DECADES  # type: ignore[operator]
+        logarithm = bool((log10.is_not_null() | value.is_null()).all()) and (beyond or wide)
+        found = own.with_columns(ranked=log10 if logarithm else value).drop_nulls("ranked")
+        lacking = own.join(found.select("network"), on="network", how="anti")
+        why = lacking["reason"].drop_nulls().mode().sort() if "reason" in lacking.columns and len(lacking) else []
+        columns = {axis: _comparable(found[PREFIX + axis]) for axis in known}
+        networks, missing = found["network"].to_list(), table["network"].n_unique() - len(found)
+        return cls(
+            name,
+            -1 if direction == "higher" else 1,
+            networks,
+            found["ranked"].to_numpy(),
+            found[target].to_numpy(),
+            columns,
+            logarithm,
+            missing,
+            why[0] if len(why) else None,
+        )
+
+    def points(self) -> pl.DataFrame:
+        """What was ranked, with the ranks, 1 for the smallest."""
+        made = pl.DataFrame(
+            {"network": self.networks, "measure": [self.name] * len(self.networks), "value": self.value, "target": self.target},
+            schema={key: POINTS[key] for key in ("network", "measure", "value", "target")},
+        )  # fmt: skip
+        return made.with_columns(rank=pl.col("value").rank(), target_rank=pl.col("target").rank())
+
+
+def _verdict(column: _Column, axes: Sequence[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The row of a measure, and its rows along the axes."""
+    value, target = column.sign * column.value, column.target
+    reasons: list[str] = []
+
+    def tried(what: str, statistic: Callable[[], Any]) -> Any:
+        """A statistic, or None where there is none, and why."""
+        try:
+            return statistic()
+        except InputError as error:
+            reasons.append(f"{what}: {str(error).rstrip('.')}")
+            return None
+
+    row = {"measure": column.name, "direction": "higher" if column.sign < 0 else "lower", "missing": column.missing}
+    row |= {"networks": len(value), "logarithm": column.logarithm}
+    if len(value) < 2:
+        why = f"; of the others: {column.why}" if column.why else ""
+        return row | {"status": "unavailable", "reason": f"{len(value)} networks have a value{why}"}, []
+    row["tau"] = tried("tau", lambda: kendall_tau(value, target))
+    row["tau_stderr"] = tried("tau", lambda: tied_stderr(value, target)) if row["tau"] is not None else None
+    granulated = tried("granulated tau", lambda: granulated_tau(value, target, column.hyperparameters, axes))
+    if granulated is not None:
+        row |= {"psi": granulated.psi, "psi_stderr": granulated.psi_stderr}
+    free = {name: values for name, values in column.hyperparameters.items() if name != SEED}
+    known = tried("information", lambda: conditional_mutual_information(value, target, free))
+    if known is not None:
+        row |= {"information": known.value, "given": ", ".join(known.given)}
+    if np.isfinite(value).all():
+        row["adjusted_r2"] = tried("adjusted R2", lambda: r2(value, target, adjusted=True))
+        fitted = tried("cross-validated R2", lambda: cross_validated_r2(value, target, min(10, len(value))))
+        row["cross_validated_r2"] = None if fitted is None else fitted.value
+    if column.missing:
+        why = f": {column.why}" if column.why else ""
+        reasons.insert(0, f"{column.missing} networks have no value{why}")
+    row |= {"status": "partial" if column.missing else "ok", "reason": "; ".join(reasons) or None}
+    along = [
+        {"measure": column.name, "axis": axis, "tau": tau}
+        | {name: getattr(granulated, name)[axis] for name in ("stderr", "pairs", "tied", "groups")}
+        for axis, tau in (granulated.axes if granulated is not None else {}).items()
+    ]
+    return row, along
+
+
+def _relations(columns: dict[str, _Column], information: bool) -> list[dict[str, Any]]:
+    """Any two measures on the networks that have both."""
+    rows = []
+    for one in columns.values():
+        place = {network: index for index, network in enumerate(one.networks)}
+        for other in columns.values():
+            if one is other:
+                continue
+            both = [(place[network], index) for index, network in enumerate(other.networks) if network in place]
+            row: dict[str, Any] = {"measure": one.name, "other": other.name, "networks": len(both)}
+            if len(both) > 1:
+                mine, theirs = map(list, zip(*both, strict=True))
+                x, y = one.sign * one.value[mine], other.sign * other.value[theirs]
+                row["tau"] = _or_none(lambda x=x, y=y: kendall_tau(x, y))
+                if information:
+                    free = {
+                        name: [values[index] for index in mine]
+                        for name, values in one.hyperparameters.items()
+                        if name != SEED
+                    }
+                    row["information"] = _or_none(
+                        lambda x=x, y=y, free=free: conditional_mutual_information(x, y, free).value
+                    )
+            rows.append(row)
+    return rows
+
+
+def _or_none(statistic: Callable[[], float]) -> float | None:
+    """A statistic, or None where there is none: a column that ranks nothing says so in its own row."""
+    try:
+        return statistic()
+    except InputError:
+        return None
+
+
+def _checked(table: pl.DataFrame, target: str) -> tuple[pl.DataFrame, list[str], list[str], dict[str, int]]:
+    """The rows with a target, hyper-parameters, names of measures, and how many networks were left out, by reason."""
+    if target not in TARGETS:
+        raise InputError(f"target={target!r}: give one of {', '.join(TARGETS)}.")
+    for name in ("network", "measure", "value", target):
+        if name not in table.columns:
+            raise InputError(f"the table has no column {name!r}; give the table of a zoo, or one with its columns.")
+    has = pl.col(target).is_not_null() & pl.col(target).is_finite()
+    without = table.filter(~has.fill_null(False)).unique("network", maintain_order=True)
+    reasons = without["reason"] if "reason" in without.columns else pl.Series([None] * len(without), dtype=pl.String)
+    left_out = dict(reasons.fill_null(f"no {target}").value_counts(sort=True).rows())
+    whole = table.filter(has)
+    if whole["network"].n_unique() < 2:
+        raise InputError(
+            f"{whole['network'].n_unique()} of {table['network'].n_unique()} networks of this zoo have a {target}, and two are the "
+            "fewest that can be ranked; train more, and measure them."
+        )
+    twice = whole.filter(pl.col("measure").is_not_null()).group_by("network", "measure").len().filter(pl.col("len") > 1)
+    if len(twice):
+        network, measure, _ = twice.row(0)
+        raise InputError(f"the table has more than one row of measure {measure!r} for network {network!r}; keep one.")
+    known = [name.removeprefix(PREFIX) for name in table.columns if name.startswith(PREFIX)]
+    return whole, known, whole["measure"].drop_nulls().unique(maintain_order=True).to_list(), left_out
+
+
+def _direction(measure: str) -> str:
+    """The direction of a measure; one that is not of this package is taken to grow with the gap."""
+    return MEASURES[measure].direction if measure in MEASURES else "lower"
+
+
+def _comparable(column: pl.Series) -> list[Any]:
+    """Values that can be put in order: as text, where some are missing."""
+    return column.to_list() if not column.null_count() else [str(value) for value in column]

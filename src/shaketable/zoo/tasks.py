@@ -1,0 +1,103 @@
+"""What a worker does for a zoo: train one network, or measure it, and write its record."""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import shaketable
+from shaketable.errors import InputError, RunError
+from shaketable.files import locked
+from shaketable.identity import fingerprint
+from shaketable.measures import MEASURES
+from shaketable.measures.rows import measured_row
+from shaketable.study import Study
+from shaketable.training import Recipe, train
+from shaketable.training.checkpoints import load_plain
+from shaketable.zoo.store import Zoo, identity
+
+
+def train_one(zoo: str, recipe: dict[str, Any], data_root: str | None, device: str, threads: int) -> str | None:
+    """Train one network and write its record: what a worker does. Returns why it failed, or None."""
+    place, chosen = Zoo(Path(zoo)), Recipe.from_dict(recipe)
+    name = chosen.folder_name
+    with locked(place.folder(name), wait=True), _threads(threads):  # a worker whose driver was killed may hold it still
+        before = place.record(name)
+        if before is not None and before["status"] == "ok":
+            return None
+        try:
+            done = train(chosen, out=place.runs, data_root=data_root, device=device)
+        except (InputError, RunError) as error:
+            place.write_record(name, {"status": "failed", "reason": str(error), "measures": {}})
+            return str(error)
+        plain, last = load_plain(done.state_path), done.history.row(-1, named=True)
+        record = {column: last[column] for column in ("train_loss", "train_error", "test_loss", "test_error")}
+        record |= {"epochs": last["epoch"], "training_seconds": last["seconds"]}
+        record |= {"weights": fingerprint(done.checkpoints[last["epoch"]])}
+        record |= {f"{split}_data": plain["about"][split] for split in ("train", "test")}
+        place.write_record(name, {"status": "ok", "reason": None, **record, "measures": {}})
+        return None
+
+
+def measure_one(
+    zoo: str, name: str, wanted: Mapping[str, dict[str, Any]], data_root: str | None, device: str, threads: int
+) -> str | None:
+    """Take measures of one network, each written to its record as it comes: what a worker does."""
+    place = Zoo(Path(zoo))
+    with locked(place.folder(name), wait=True), _threads(threads):
+        record = place.record(name)
+        assert record is not None
+        try:
+            study = Study.from_run(place.runs / name, data_root, device)
+        except (InputError, RunError) as error:
+            failed = {"status": "failed", "reason": str(error)}
+            place.write_record(name, record | {"measures": record["measures"] | dict.fromkeys(wanted, failed)})
+            return str(error)
+        for one, arguments in wanted.items():
+            if is_there(record, one, arguments):
+                continue
+            began = time.monotonic()
+            try:
+                row: dict[str, Any] = measured_row(study, one, arguments)
+            except Exception as error:  # one measure that fails in a way of its own leaves the others alone
+                row = {"value": None, "status": "failed", "reason": f"{type(error).__name__}: {error}"}
+            if row.get("value") is not None and not math.isfinite(row["value"]):
+                row |= {"status": "not finite", "reason": f"the measure gave {row['value']}"}
+            kept = ("value", "log10", "stderr", "draws", "status", "reason")
+            record["measures"][one] = {key: _strict(row.get(key)) for key in kept} | {
+                "version": MEASURES[one].version,
+                "arguments": json.dumps(arguments, sort_keys=True),
+                "result": identity(record, one, arguments),
+                "seconds": round(time.monotonic() - began, 3),
+                "shaketable": shaketable.__version__,
+                "torch": torch.__version__,
+            }
+            place.write_record(name, record)
+        return None
+
+
+def is_there(record: Mapping[str, Any], measure: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether a measure was taken of these weights with these arguments."""
+    row = record["measures"].get(measure)
+    return row is not None and row.get("result") == identity(record, measure, arguments)
+
+
+def _strict(value: Any) -> Any:
+    """A number as JSON has it: no NaN and no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """So many threads of torch: the last bits of sums depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,74 @@
+"""The commands about a zoo."""
+
+import pytest
+from tests.cli.commands import answer, call
+
+PLAN = """
+[base]
+network = "fcn-1x{width}"
+epochs = 1
+data_args = {train_examples = 40, test_examples = 30}
+
+[axes]
+width = [2, 3]
+seed = [0, 1]
+"""
+
+
+@pytest.fixture
+def plan(tmp_path):
+    (tmp_path / "plan.toml").write_text(PLAN)
+    return tmp_path / "plan.toml"
+
+
+def test_a_plan_is_run_measured_and_ranked_and_each_command_says_what_it_did(plan, tmp_path, capsys):
+    code, out, _ = call("zoo", "plan", plan, "--json", capsys=capsys)
+    assert code == 0
+    assert answer(out)["networks"][0]["hyperparameters"] == {"width": 2, "seed": 0}
+    folder = tmp_path / "zoo"
+    code, out, _ = call("zoo", "run", plan, "--out", folder, "--json", capsys=capsys)
+    assert (code, answer(out)["trained"], answer(out)["failed"]) == (0, 4, {})
+    only = ["--measure", "path_norm", "--measure", "squared_distance_to_init"]
+    chosen = [*only, "--arg", 'squared_distance_to_init.parameters="all"']
+    code, out, _ = call("zoo", "measure", folder, *chosen, "--json", capsys=capsys)
+    assert (code, answer(out)["measured"], answer(out)["not_measured"]) == (0, 8, 0)
+    code, out, _ = call("zoo", "rank", folder, "--figures", tmp_path / "figures", "--json", capsys=capsys)
+    found = answer(out)
+    assert code == 0
+    assert {row["measure"] for row in found["measures"]} == {"path_norm", "squared_distance_to_init"}
+    assert {row["axis"] for row in found["axes"]} == {"width"}
+    assert (tmp_path / "figures" / "axes.svg").is_file()
+    assert (folder / "ranking" / "report.html").is_file()
+    code, out, _ = call("zoo", "rank", folder / "table" / "zoo.parquet", "--out", tmp_path / "again", capsys=capsys)
+    assert code == 0
+    assert "measures of 4 networks" in " ".join(out.split())
+    assert (tmp_path / "again" / "ranking.parquet").is_file()
+
+
+def test_a_plan_of_one_network_is_trained_and_cannot_be_ranked(tmp_path, capsys):
+    (tmp_path / "plan.toml").write_text(PLAN.replace("[2, 3]", "[2]").replace("[0, 1]", "[0]"))
+    folder = tmp_path / "zoo"
+    call("zoo", "run", tmp_path / "plan.toml", "--out", folder, capsys=capsys)
+    call("zoo", "measure", folder, "--measure", "path_norm", capsys=capsys)
+    code, _, err = call("zoo", "rank", folder, capsys=capsys)
+    assert code == 2
+    assert "1 of 1 networks of this zoo have a gap, and two are the fewest that can be ranked" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["plan", "nowhere.toml"], "nowhere.toml: this plan cannot be read"),
+        (["measure", "nowhere"], "nowhere: not the folder of a zoo"),
+        (["rank", "nowhere"], "nowhere: this table cannot be read"),
+        (["measure", "nowhere", "--arg", "epsilon=1"], "write MEASURE.NAME=VALUE"),
+        (["run", "plan.toml", "--executor", "loky", "--executor-arg", "x=1"], "takes no options"),
+        (["run", "plan.toml", "--cpus", "0"], "cpus=0: give a whole number from 1"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(arguments, said, plan, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call("zoo", *arguments, capsys=capsys)
+    assert code == 2
+    assert said in err
+    assert "Traceback" not in err
