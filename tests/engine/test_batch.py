@@ -131,6 +131,20 @@ def test_variants_that_are_not_finite_are_found_to_be_so(size: int, precision: s
         check(network, variants, inputs, precision)
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_variants_that_overflow_for_some_examples_are_found_to_do_so(precision: str) -> None:
+    with zoo.seeded("overflow"):
+        network, inputs = Images(), torch.randn(192, 5, 5, 3) * 10 ** torch.randn(192, 1, 1, 1)
+        drawn_weights = [
+            {name: torch.randn(t.shape) for name, t in state(network).items() if name[0] in "ab"} for _ in "12"
+        ]
+    scales = [1.0, *(10 ** (18 + 0.25 * step) for step in range(8))]
+    variants = [{name: scale * t for name, t in some.items()} for some in drawn_weights for scale in scales]
+    truth = decisions(Engine(network, level="loop"), variants, inputs)
+    assert any(0 < classes.count(-1) < len(inputs) for classes in truth)
+    check(network, variants, inputs, precision)
+
+
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: type(kernel).__name__)
 @pytest.mark.parametrize("added", [True, False])
 def test_each_kernel_hands_on_what_is_not_a_number(kernel, added: bool) -> None:

@@ -22,12 +22,13 @@ def test_opposite_logits_near_the_largest_number_have_a_finite_error() -> None:
 
 
 @pytest.mark.parametrize("bad", [nan, inf, -inf])
-def test_the_error_is_infinite_where_the_rough_logits_alone_are_finite(bad: float) -> None:
+def test_once_a_logit_is_not_finite_every_example_is_near_a_tie(bad: float) -> None:
     finite, other = torch.tensor([[1.0, 2.0], [0.5, 1.0]]), torch.tensor([[1.0, 2.0], [0.5, bad]])
-    assert margin_error(other, finite) == inf
-    assert margin_error(finite, other) == 0
-    assert margin_error(other, other) == 0
-    assert near_ties(finite, inf).all()
+    for exact, rough in ((other, finite), (finite, other), (other, other)):
+        seen = Seen()
+        seen.add(exact, rough)
+        assert seen.error == inf
+        assert seen.near(torch.cat([rough, 0 * finite, -finite]), ROUNDING).all()
 
 
 def test_what_is_not_finite_or_may_be_infinite_is_near_a_tie() -> None:
