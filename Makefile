@@ -12,8 +12,8 @@ test: lint types unit
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[attacks,huggingface,pandas,text]' \
-		ruff pyright pytest pytest-xdist hypothesis beartype jaxtyping build transformers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[attacks,dask,huggingface,loky,pandas,ray,slurm,text]' \
+		ruff pyright pytest pytest-xdist hypothesis beartype jaxtyping build duckdb transformers
 	$(BIN)/python -c "import torch; assert torch.__version__.startswith('2.13.0'), f'installing replaced torch: {torch.__version__}'"
 	touch $@
 

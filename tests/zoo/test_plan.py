@@ -1,5 +1,8 @@
 """Which networks a plan has, and what is wrong with one."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from shaketable.errors import InputError
@@ -56,6 +59,12 @@ def test_a_grid_in_a_file_has_every_combination_each_with_the_identity_of_its_re
         "network_args.init": "xavier-uniform",
         "augmentation": ["shift:1"],
     }
+
+
+def test_the_plan_of_the_how_to_is_one(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "how-to.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(from_text(text, tmp_path)) == 2**5 * 3
 
 
 def test_a_plan_in_python_and_the_same_in_a_file_have_the_same_networks(tmp_path):
