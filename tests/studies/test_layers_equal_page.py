@@ -3,6 +3,7 @@
 import pytest
 from tests.studies.pages import PICTURES, RESULTS, missing_tables, recipes_of, shown_files
 
+from studies import figure8_9_convolution_free as figure8_9
 from studies import (
     joint_schemes,
     language_model,
@@ -20,6 +21,7 @@ STUDIES = {
     "table3": table3_variants,
     "joint": joint_schemes,
     "figure7": language_model,
+    "figure8_9": figure8_9,
 }
 LONG = ("table.md", "stories260k-garden.md", "stories260k-shakespeare.md")
 """Tables of every layer of a network, too long for the page: it links to them."""
