@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from shaketable.engine.replica import Replica, Unsuitable
-from shaketable.engine.tracing import counts, name_of, traced
+from shaketable.engine.tracing import has_multiple, name_of, traced
 from shaketable.forward import Inputs
 
 ACTIVATIONS = re.compile(
@@ -98,7 +98,7 @@ class Program:
         name, (args, kwargs) = name_of(node), self.args[node]
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise Unsuitable(f"its graph has {name}")
-        fixed = not counts([*args, *kwargs.values()])  # else it is another one for each number of examples
+        fixed = not has_multiple([*args, *kwargs.values()])  # else it is another one for each number of examples
         if fixed and node.all_input_nodes and all(source in self.reads for source in node.all_input_nodes):
             self.reads[node] = frozenset().union(*(self.reads[source] for source in node.all_input_nodes))
             return

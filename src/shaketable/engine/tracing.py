@@ -27,7 +27,7 @@ def traced(
     replica: Replica, inputs: Inputs
 ) -> tuple[Graph, dict[Node, tuple[Sequence[Any], dict[str, Any]]], set[Node]]:
     """A functional graph of the network; the arguments of each node with multiples of the number of examples marked; and
-    the nodes whose values have a row an example, in their order: all that they are made of has.
+    the nodes whose values have a row an example, in the examples' order: so has all, but weights, that they are computed from.
 
     It is traced for two numbers of examples: what differs must be in proportion to them.
     """
@@ -40,13 +40,13 @@ def traced(
         raise Unsuitable("its graph depends on the number of examples")
     partner = dict(zip(two, one))
     args = {a: _merged((a.args, dict(a.kwargs)), (b.args, dict(b.kwargs)), count, partner) for a, b in zip(one, two)}
-    fixed, by_example = set(one[: len(replica.base)]), set()
+    weights, by_example = set(one[: len(replica.base)]), set()
     for a, b in zip(one, two):
-        if all(source in fixed or source in by_example for source in a.all_input_nodes) and not _squeezes(a):
-            if _rows(a) == count and _rows(b) == count + 1:
-                by_example.add(a)
-            elif all(source in fixed for source in a.all_input_nodes) and a.all_input_nodes:
-                fixed.add(a)
+        sources = set(a.all_input_nodes)
+        if sources <= weights | by_example and not _squeezes(a) and (_rows(a), _rows(b)) == (count, count + 1):
+            by_example.add(a)
+        elif sources and sources <= weights:
+            weights.add(a)
     return one[0].graph, args, by_example
 
 
@@ -102,9 +102,9 @@ def _merged(one: Any, two: Any, count: int, partner: Mapping[Node, Node]) -> Any
     raise Unsuitable("its graph depends on the number of examples")
 
 
-def counts(arg: Any) -> bool:
+def has_multiple(arg: Any) -> bool:
     """Whether the number of examples stands in an argument."""
-    return isinstance(arg, Multiple) or (isinstance(arg, list) and any(map(counts, arg)))
+    return isinstance(arg, Multiple) or (isinstance(arg, list) and any(map(has_multiple, arg)))
 
 
 def filled(arg: Any, get: Callable[[Node], Any], count: int) -> Any:
