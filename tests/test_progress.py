@@ -16,10 +16,11 @@ with progress("robustness", total=40, done=10) as advance:
 """
 
 
-def test_in_a_terminal_the_steps_and_both_times_are_shown_whole():
+def shown(code: str) -> str:
+    """What a terminal shows."""
     outer, inner = pty.openpty()
     environment = os.environ | {"COLUMNS": "80", "TERM": "xterm"}
-    process = subprocess.Popen([sys.executable, "-c", CODE], stderr=inner, env=environment)
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=inner, env=environment)
     os.close(inner)
     seen = b""
     while True:
@@ -32,10 +33,21 @@ def test_in_a_terminal_the_steps_and_both_times_are_shown_whole():
         seen += part
     assert process.wait(60) == 0
     os.close(outer)
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
+
+
+def test_in_a_terminal_the_steps_and_both_times_are_shown_whole():
+    text = shown(CODE)
     assert re.search(r"robustness .* 40/40 +0:00:\d\d left 0:00:00 transformer", text)
 
 
 def test_without_a_terminal_nothing_is_printed():
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
     assert done.stdout == done.stderr == ""
+
+
+def test_inside_silent_nothing_is_shown_in_a_terminal_either():
+    quiet = CODE.replace("import progress", "import progress, silent").replace(
+        "with progress", "with silent(), progress"
+    )
+    assert shown(quiet) == ""

@@ -3,15 +3,28 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+
+_silent = ContextVar("silent", default=False)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """No progress bar inside: for work that is one step of a larger one."""
+    before = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(before)
 
 
 @contextmanager
 def progress(description: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
     """A progress bar as a context: yields ``advance(steps=1, detail="")``.
 
-    ``done`` steps count as made already (resumed work). Without a terminal nothing is printed.
+    ``done`` steps count as made already (resumed work). Without a terminal nothing is printed, nor inside :func:`silent`.
     """
-    if not sys.stderr.isatty():
+    if _silent.get() or not sys.stderr.isatty():
         yield lambda steps=1, detail="": None
         return
     from rich import progress as rich

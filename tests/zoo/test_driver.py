@@ -147,12 +147,12 @@ def test_a_plan_may_grow_and_may_not_lose_networks(tmp_path):
     zoo.run(tiny((2,), (0,)), tmp_path)
     grown = zoo.run(tiny((2,), (0, 1)), tmp_path)
     assert grown.table()["status"].to_list() == ["ok", "ok"]
-    with pytest.raises(InputError, match="the zoo of another plan, with 1 networks that are not in this one"):
+    with pytest.raises(InputError, match="the zoo of another plan, of which 1 networks are not in this one"):
         zoo.run(tiny((2,), (0,)), tmp_path)
 
 
 def test_two_runs_of_the_same_zoo_at_once_are_one_clear_sentence(tmp_path):
-    made = Zoo.claim(tmp_path, tiny())
+    made = Zoo(tmp_path)
     with locked(made.table_path.parent), pytest.raises(RunError, match="another process runs or measures this zoo"):
         zoo.run(tiny(), tmp_path)
 
@@ -160,7 +160,7 @@ def test_two_runs_of_the_same_zoo_at_once_are_one_clear_sentence(tmp_path):
 def test_what_is_wrong_is_one_sentence(tmp_path, whole):
     with pytest.raises(InputError, match=r"not the folder of a zoo \(it has no plan.json\)"):
         zoo.measure(tmp_path)
-    Zoo.claim(tmp_path, tiny())
+    Zoo(tmp_path).claim(tiny())
     with pytest.raises(InputError, match="none of its 4 networks is trained"):
         zoo.measure(tmp_path)
     with pytest.raises(InputError, match="no measure 'path_nrm'; did you mean 'path_norm'"):

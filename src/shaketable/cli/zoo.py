@@ -226,9 +226,14 @@ def rank_(
 
 def _finish(zoo: "Zoo", plan: "Plan", after: str, json: bool) -> None:
     """What run and measure say: how many networks and numbers there are, and what failed."""
+    from shaketable.errors import RunError
+
     records = {entry.name: zoo.record(entry.name) for entry in plan.networks}
     trained = {name: record for name, record in records.items() if record and record["status"] == "ok"}
     failed = {name: record["reason"] for name, record in records.items() if record and record["status"] != "ok"}
+    if failed and not trained:
+        name, reason = next(iter(failed.items()))
+        raise RunError(f"none of the {len(plan)} networks could be trained; the first, {name}: {reason}")
     rows = [row for record in trained.values() for row in record["measures"].values()]
     well = sum(row["status"] == "ok" for row in rows)
     answer = {

@@ -68,24 +68,17 @@ def run(
         ...     zoo.table().select("hp_width", "epochs", "status").rows()
         [(2, 1, 'ok'), (3, 1, 'ok')]
     """
-    zoo = Zoo.claim(folder, plan)
-    entries = {entry.name: entry for entry in plan.networks}
+    zoo = Zoo(Path(folder).expanduser().resolve())
+    with zoo.driven():
+        zoo.claim(plan)
+        place = (data_root and str(data_root), device, resources.cpus)
+        left = {entry.name: entry.recipe.to_dict() for entry in plan.networks if not _trained(zoo.record(entry.name))}
+        tasks = {name: (train_one, (str(zoo.path), recipe, *place)) for name, recipe in left.items()}
 
-    def tasks() -> dict[str, Task]:
-        found = {}
-        for name, entry in entries.items():
-            record = zoo.record(name)
-            if record is None or record["status"] != "ok":
-                found[name] = (
-                    train_one,
-                    (str(zoo.path), entry.recipe.to_dict(), data_root and str(data_root), device, resources.cpus),
-                )
-        return found
+        def lost(name: str, reason: str) -> None:
+            zoo.write_record(name, {"status": "failed", "reason": reason, "measures": {}})
 
-    def lost(name: str, reason: str) -> None:
-        zoo.write_record(name, {"status": "failed", "reason": reason, "measures": {}})
-
-    _do(zoo, "training", len(entries), tasks, lost, executor, jobs, resources, options, retries)
+        _do(zoo, "training", len(plan), tasks, lost, executor, jobs, resources, options, retries)
     return zoo
 
 
@@ -119,37 +112,40 @@ def measure(
         RunError: another process runs or measures this zoo.
 
     Cost: that of the measures.
+
+    Example:
+        >>> import tempfile
+        >>> from shaketable.training import Recipe
+        >>> base = Recipe(network="fcn-1x2", epochs=1, data_args={"train_examples": 20, "test_examples": 20})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     zoo = measure(run(Plan.grid(base, {"seed": [0, 1]}), folder), ["number_of_parameters"])
+        ...     zoo.table().select("hp_seed", "measure", "value").rows()
+        [(0, 'number_of_parameters', 160.0), (1, 'number_of_parameters', 160.0)]
     """
     found = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
     given = {name: dict(values) for name, values in (arguments or {}).items()}
     chosen = [kind.name for kind in MEASURES.values() if kind.installed] if measures is None else list(measures)
     _refuse_unknown(chosen, given)
-    entries = {entry.name: entry for entry in found.plan.networks}
-    whole = {name: record for name in entries if (record := found.record(name)) and record["status"] == "ok"}
-    if not whole:
-        raise InputError(
-            f"{found.path}: none of its {len(entries)} networks is trained; run `shaketable zoo run` first."
-        )
+    with found.driven():
+        records = {entry.name: found.record(entry.name) for entry in found.plan.networks}
+        trained = {name: record for name, record in records.items() if record is not None and _trained(record)}
+        if not trained:
+            raise InputError(
+                f"{found.path}: none of its {len(records)} networks is trained; run `shaketable zoo run` first."
+            )
+        place = (data_root and str(data_root), device, resources.cpus)
+        left = {name: _missing(record, chosen, given) for name, record in trained.items()}
+        tasks = {
+            name: (measure_one, (str(found.path), name, wanted, *place)) for name, wanted in left.items() if wanted
+        }
 
-    def tasks() -> dict[str, Task]:
-        made = {}
-        for name in whole:
-            record = found.record(name) or {}
-            missing = [one for one in chosen if not is_there(record, one, given.get(one, {}))]
-            if missing:
-                wanted = {one: given.get(one, {}) for one in missing}
-                place = (data_root and str(data_root), device, resources.cpus)
-                made[name] = (measure_one, (str(found.path), name, wanted, *place))
-        return made
+        def lost(name: str, reason: str) -> None:
+            record = found.record(name) or records[name] or {}
+            failed = {"status": "failed", "reason": reason}
+            record["measures"] |= dict.fromkeys(_missing(record, chosen, given), failed)
+            found.write_record(name, record)
 
-    def lost(name: str, reason: str) -> None:
-        record = found.record(name) or {}
-        for one in chosen:
-            if not is_there(record, one, given.get(one, {})):
-                record["measures"][one] = {"status": "failed", "reason": reason}
-        found.write_record(name, record)
-
-    _do(found, "measuring", len(whole), tasks, lost, executor, jobs, resources, options, retries)
+        _do(found, "measuring", len(trained), tasks, lost, executor, jobs, resources, options, retries)
     return found
 
 
@@ -157,7 +153,7 @@ def _do(
     zoo: Zoo,
     what: str,
     total: int,
-    tasks: Callable[[], dict[str, Task]],
+    tasks: Mapping[str, Task],
     lost: Callable[[str, str], None],
     executor: str | Executor,
     jobs: int,
@@ -173,20 +169,31 @@ def _do(
         start = partial(open_executor, executor, jobs, resources, options or {}, zoo.path / "jobs")
     else:
         start = Borrowed(executor).start
-    with zoo.driven():
-        left = tasks()
-        try:
-            with progress(what, total, total - len(left)) as advance:
 
-                def finished(name: str, reason: str | None, unsaid: bool) -> None:
-                    if unsaid and reason:
-                        lost(name, reason)
-                    advance(1, name)
+    def finished(name: str, reason: str | None, unsaid: bool) -> None:
+        if unsaid and reason:
+            lost(name, reason)
+        advance(1, name)
 
-                if left:
-                    work_through(left, start, jobs, retries, finished)
-        finally:
-            zoo.save_table()
+    try:
+        if tasks:
+            with progress(what, total, total - len(tasks)) as advance:
+                work_through(tasks, start, jobs, retries, finished)
+    finally:
+        zoo.save_table()
+
+
+def _trained(record: Mapping[str, Any] | None) -> bool:
+    """Whether a network is trained."""
+    return record is not None and record["status"] == "ok"
+
+
+def _missing(
+    record: Mapping[str, Any], measures: Iterable[str], arguments: Mapping[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """The measures that are to be taken of a network, with their arguments."""
+    wanted = {name: arguments.get(name, {}) for name in measures}
+    return {name: own for name, own in wanted.items() if not is_there(record, name, own)}
 
 
 def _refuse_unknown(measures: Iterable[str], arguments: Mapping[str, Mapping[str, Any]]) -> None:

@@ -56,7 +56,13 @@ def open_executor(name: str, jobs: int, resources: Resources, options: Mapping[s
         folder: where submitit keeps its files.
 
     Raises:
-        InputError: an unknown name or option, or a package that is not installed; names the extra that brings it.
+        InputError: an unknown name, options that nobody takes, or a package that is not installed; names the extra that brings it.
+        RunError: it does not start.
+
+    Example:
+        >>> with open_executor("local", 1, Resources(), {}, Path("unused")) as executor:
+        ...     executor.submit(max, 1, 2).result()
+        2
     """
     made: dict[str, Callable[[], Executor]] = {
         "local": _Local,
@@ -71,10 +77,11 @@ def open_executor(name: str, jobs: int, resources: Resources, options: Mapping[s
         raise InputError(f"the executor {name!r} takes no options, and {', '.join(options)} is given.")
     try:
         return made[name]()
-    except (TypeError, ValueError, RuntimeError, OSError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise RunError(f"the executor {name!r} does not start: {str(error).splitlines()[0]}") from error
+    except InputError:
+        raise
+    except Exception as error:  # every cluster has errors of its own
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise RunError(f"the executor {name!r} does not start: {reason}") from error
 
 
 def _package(name: str, extra: str) -> Any:

@@ -120,6 +120,11 @@ class Plan:
 
         Raises:
             InputError: as for a plan.
+
+        Example:
+            >>> plan = Plan.listed(Recipe(epochs=1), [{"network": "fcn-1x4"}, {"network": "fcn-2x4", "momentum": 0.9}])
+            >>> plan.axes
+            ('network',)
         """
         given = [dict(changes) for changes in networks]
         recipes = [_changed(base, changes) for changes in given]

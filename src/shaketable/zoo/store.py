@@ -75,23 +75,20 @@ class Zoo:
             )
         return zoo
 
-    @classmethod
-    def claim(cls, path: str | Path, plan: Plan) -> "Zoo":
-        """The zoo of a plan in a folder, new, the same one, or one that has fewer networks and grows now.
+    def claim(self, plan: Plan) -> None:
+        """Make this the zoo of a plan: a new one, the same one, or one that had fewer networks and grows now.
 
         Raises:
             InputError: the folder holds a zoo with networks that are not in the plan.
         """
-        zoo = cls(Path(path).expanduser().resolve())
-        if zoo._plan_path.is_file():
-            missing = {entry.name for entry in zoo.plan.networks} - {entry.name for entry in plan.networks}
+        if self._plan_path.is_file():
+            missing = {entry.name for entry in self.plan.networks} - {entry.name for entry in plan.networks}
             if missing:
                 raise InputError(
-                    f"{path}: this folder holds the zoo of another plan, with {len(missing)} networks that are not in this one; "
+                    f"{self.path}: this folder holds the zoo of another plan, of which {len(missing)} networks are not in this one; "
                     "choose another folder with --out, or keep these networks in the plan."
                 )
-        write_text(zoo._plan_path, json.dumps({"schema": SCHEMA} | plan.to_dict(), indent=1) + "\n")
-        return zoo
+        write_text(self._plan_path, json.dumps({"schema": SCHEMA} | plan.to_dict(), indent=1) + "\n")
 
     @property
     def _plan_path(self) -> Path:
@@ -173,8 +170,20 @@ class Zoo:
 def read_table(path: str | Path) -> pl.DataFrame:
     """The table of a zoo from its folder, or from a Parquet file.
 
+    Args:
+        path: of either.
+
+    Returns: see :meth:`Zoo.table`.
+
     Raises:
         InputError: there is none, it cannot be read, or another version wrote it.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pl.DataFrame({"schema": [SCHEMA], "network": ["a"]}).write_parquet(f"{folder}/zoo.parquet")
+        ...     read_table(f"{folder}/zoo.parquet").columns
+        ['schema', 'network']
     """
     path = Path(path).expanduser()
     if path.is_dir():

@@ -16,6 +16,7 @@ from shaketable.files import locked
 from shaketable.identity import fingerprint
 from shaketable.measures import MEASURES
 from shaketable.measures.rows import measured_row
+from shaketable.progress import silent
 from shaketable.study import Study
 from shaketable.training import Recipe, train
 from shaketable.training.checkpoints import load_plain
@@ -26,7 +27,11 @@ def train_one(zoo: str, recipe: dict[str, Any], data_root: str | None, device: s
     """Train one network and write its record: what a worker does. Returns why it failed, or None."""
     place, chosen = Zoo(Path(zoo)), Recipe.from_dict(recipe)
     name = chosen.folder_name
-    with locked(place.folder(name), wait=True), _threads(threads):  # a worker whose driver was killed may hold it still
+    with (
+        locked(place.folder(name), wait=True),
+        _threads(threads),
+        silent(),
+    ):  # a worker whose driver was killed may hold it still
         before = place.record(name)
         if before is not None and before["status"] == "ok":
             return None
@@ -49,7 +54,7 @@ def measure_one(
 ) -> str | None:
     """Take measures of one network, each written to its record as it comes: what a worker does."""
     place = Zoo(Path(zoo))
-    with locked(place.folder(name), wait=True), _threads(threads):
+    with locked(place.folder(name), wait=True), _threads(threads), silent():
         record = place.record(name)
         assert record is not None
         try:
