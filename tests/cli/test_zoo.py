@@ -56,7 +56,7 @@ def test_a_plan_of_one_network_is_trained_and_cannot_be_ranked(tmp_path, capsys)
 
 
 def test_where_every_network_fails_that_is_the_error_and_the_reason_of_the_first_is_told(tmp_path, capsys):
-    (tmp_path / "plan.toml").write_text(PLAN.replace("epochs = 1", "epochs = 1\nlearning_rate = 1e30"))
+    (tmp_path / "plan.toml").write_text(PLAN.replace("epochs = 1", "epochs = 3\nlearning_rate = 1e38"))
     code, _, err = call("zoo", "run", tmp_path / "plan.toml", "--out", tmp_path / "zoo", capsys=capsys)
     assert code == 1
     assert "none of the 4 networks could be trained; the first, fcn-1x2-digits-" in err

@@ -209,32 +209,43 @@ def finished_results(folder):
     return found
 
 
-def killed(folder, executor, jobs, random_seconds) -> bool:
-    """Start the program, and kill it some time after it has finished one thing more; whether it was killed in its work."""
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+def processes(folder) -> int:
+    """How many processes there are that the program in a folder has started, itself included."""
+    found = 0
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            found += f"ZOO_OF_THIS_TEST={folder}".encode() in path.read_bytes().split(b"\0")
+        except OSError:  # it has ended, or is not ours
+            continue
+    return found
+
+
+def killed(folder, executor, jobs, random_seconds) -> int:
+    """Start the program, and kill it some time after it has finished one thing more; how many processes it had by then."""
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ZOO_OF_THIS_TEST": str(folder)}
     command = [sys.executable, "-c", PROGRAM, str(folder), executor, str(jobs)]
     process = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE)
     before = len(finished_results(folder))
     while process.poll() is None and len(finished_results(folder)) == before:
         time.sleep(0.005)
     time.sleep(random_seconds)
+    running = processes(folder)
     process.send_signal(signal.SIGKILL)
     assert process.wait() in (0, -signal.SIGKILL), process.stderr.read().decode()
     process.stderr.close()
-    return process.returncode != 0
+    return running if process.returncode else 0
 
 
 def killed_often(folder, times, executor="local", jobs=1):
-    """Kill the program so many times, then let it end; nothing finished may be lost, and the table is the undisturbed one."""
-    draws = random.Random(0)
-    survived = 0
+    """Kill the program so many times, then let it end; nothing finished may be lost. The table, and the processes at each kill."""
+    draws, running = random.Random(0), []
     for _ in range(times):
         kept = finished_results(folder)
-        survived += killed(folder, executor, jobs, draws.uniform(0, 0.05))
+        running.append(killed(folder, executor, jobs, draws.uniform(0, 0.05)))
         now = finished_results(folder)
         assert {key: now.get(key) for key in kept} == kept
     made = zoo.measure(zoo.run(tiny((2, 3, 4)), folder), MEASURES)
-    return made.table(), survived
+    return made.table(), [count for count in running if count]
 
 
 @pytest.fixture(scope="module")
@@ -243,15 +254,15 @@ def undisturbed(tmp_path_factory):
 
 
 def test_a_zoo_whose_driver_is_killed_has_the_table_of_an_undisturbed_one(tmp_path, undisturbed):
-    table, survived = killed_often(tmp_path, 2)
-    assert survived
+    table, running = killed_often(tmp_path, 2)
+    assert running
     assert without_times(table).equals(without_times(undisturbed))
 
 
 @pytest.mark.slow
 def test_a_zoo_whose_driver_is_killed_twenty_times_has_the_table_of_an_undisturbed_one(tmp_path, undisturbed):
-    table, survived = killed_often(tmp_path, 20)
-    assert survived >= 10
+    table, running = killed_often(tmp_path, 20)
+    assert len(running) >= 10
     assert without_times(table).equals(without_times(undisturbed))
     assert len(table) == table.select("network", "measure").unique().height == 18
 
@@ -259,19 +270,13 @@ def test_a_zoo_whose_driver_is_killed_twenty_times_has_the_table_of_an_undisturb
 @pytest.mark.slow
 def test_workers_whose_driver_is_killed_end_and_the_same_call_goes_on(tmp_path, undisturbed):
     pytest.importorskip("loky")
-    table, survived = killed_often(tmp_path, 2, "loky", 2)
-    assert survived
+    table, running = killed_often(tmp_path, 2, "loky", 2)
+    assert max(running) >= 3  # the driver and its two workers
     assert without_times(table).equals(without_times(undisturbed))
-    time.sleep(3)
-    left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in _bytes(path)]
-    assert not left
-
-
-def _bytes(path):
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
+    deadline = time.monotonic() + 30
+    while processes(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not processes(tmp_path)
 
 
 @pytest.mark.slow

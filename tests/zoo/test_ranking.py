@@ -61,6 +61,12 @@ def test_a_measure_is_turned_by_its_direction_and_the_best_comes_first():
     assert along["training_loss", "weight_decay"] == 0.0  # it cannot tell these apart
 
 
+def test_a_measure_that_is_not_of_this_package_has_the_direction_that_the_table_says():
+    table = made(mine=lambda n, w, d, s, gap: -gap)
+    assert rank(table).table["tau"].item() == -1.0
+    assert rank(table.with_columns(direction=pl.lit("higher"))).table["tau"].item() == 1.0
+
+
 def test_the_gap_itself_is_no_measure_that_predicts_it_unless_asked_for():
     table = made(path_norm=lambda n, *_: float(n), generalization_error=lambda n, w, d, s, gap: gap)
     assert rank(table).table["measure"].to_list() == ["path_norm"]

@@ -1,6 +1,5 @@
 """The plan of a zoo: which networks are trained, from a base recipe and axes or from a list."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -230,6 +229,4 @@ def _told(hyperparameters: Mapping[str, Any]) -> str:
 
 def cell(value: Any) -> Any:
     """A hyper-parameter as a column holds it: a number, text or truth value as it is, anything else as JSON text."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"plan: {value!r} is no value of a hyper-parameter.")
     return value if value is None or isinstance(value, int | float | str) else msgspec.json.encode(value).decode()

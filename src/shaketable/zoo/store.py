@@ -3,8 +3,8 @@
 import inspect
 import json
 import math
-from collections.abc import Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ TRAINING = {
 MEASURED = {
     "measure": pl.String,
     "version": pl.Int64,
+    "direction": pl.String,
     "arguments": pl.String,
     "result": pl.String,
     "value": pl.Float64,
@@ -124,42 +125,41 @@ class Zoo:
         write_text(self.folder(name) / "record.json", text + "\n")
 
     @contextmanager
-    def driven(self):
-        """Hold the zoo alone, as who sends out its work.
+    def driven(self) -> Iterator[None]:
+        """Hold the zoo alone, as the one that sends out its work.
 
         Raises:
             RunError: another process does so.
         """
-        try:
-            with locked(self.table_path.parent):
-                yield
-        except RunError as error:
-            if "another process is working on this" not in str(error) or str(self.table_path.parent) not in str(error):
-                raise
-            raise RunError(
-                f"{self.path}: another process runs or measures this zoo; wait until it is done, or choose another folder."
-            ) from error
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(self.table_path.parent))
+            except RunError as error:
+                raise RunError(
+                    f"{self.path}: another process runs or measures this zoo; wait until it is done, or choose another folder."
+                ) from error
+            yield
 
     def table(self) -> pl.DataFrame:
         """One row for each network and measure; a network without measures has one row, with its status and reason.
 
-        Columns: ``schema``, ``network`` (the name of its run), ``recipe`` (the recipe's hash), the hyper-parameters with the prefix
-        ``hp_``, how training ended (``epochs``, ``train_error``, ...), ``gap`` (test error less train error), ``loss_gap``, the
-        fingerprints ``weights``, ``train_data`` and ``test_data``, then ``measure`` with its ``version``, the ``arguments`` that
-        were given (JSON), ``result`` (a hash of all that the number rests on), ``value``, ``log10``, ``stderr``, ``draws``,
-        ``seconds``, ``status``, ``reason``, and the versions that measured it.
+        Columns: ``schema``, ``network`` (the name of its run), ``recipe`` (the recipe's hash), the hyper-parameters with the
+        prefix ``hp_``, how training ended (``epochs``, ``train_error``, ...), ``gap`` (test error less train error),
+        ``loss_gap``, the fingerprints ``weights``, ``train_data`` and ``test_data``, then ``measure`` with its ``version`` and
+        ``direction``, the ``arguments`` that were given (JSON), ``result`` (a hash of all that the number rests on), ``value``,
+        ``log10``, ``stderr``, ``draws``, ``seconds``, ``status``, ``reason``, and the versions that measured it.
         """
         plan = self.plan
         axes = list(dict.fromkeys(name for entry in plan.networks for name in entry.hyperparameters))
         rows = [row for entry in plan.networks for row in _rows(entry, self.record(entry.name))]
         columns = _columns([entry.hyperparameters for entry in plan.networks], axes)
         schema = {"schema": pl.Int64, "network": pl.String, "recipe": pl.String, **columns, **TRAINING, **MEASURED}
-        table = pl.DataFrame([{**_texts(row, columns)} for row in rows], schema=schema, orient="row")
+        table = pl.DataFrame([_texts(row, columns) for row in rows], schema=schema, orient="row")
         table = table.with_columns(
             gap=pl.col("test_error") - pl.col("train_error"), loss_gap=pl.col("test_loss") - pl.col("train_loss")
         )
-        first = [*schema][: list(schema).index("test_error") + 1]
-        return table.select(*first, "gap", "loss_gap", *(name for name in schema if name not in first))
+        before = list(schema).index("test_error") + 1
+        return table.select(*list(schema)[:before], "gap", "loss_gap", *list(schema)[before:])
 
     def save_table(self) -> Path:
         """Write the table as Parquet; returns where."""

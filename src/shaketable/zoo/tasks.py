@@ -76,6 +76,7 @@ def measure_one(
             kept = ("value", "log10", "stderr", "draws", "status", "reason")
             record["measures"][one] = {key: _strict(row.get(key)) for key in kept} | {
                 "version": MEASURES[one].version,
+                "direction": MEASURES[one].direction,
                 "arguments": json.dumps(arguments, sort_keys=True),
                 "result": identity(record, one, arguments),
                 "seconds": round(time.monotonic() - began, 3),
