@@ -1,12 +1,13 @@
 """Files are written whole and read without running code."""
 
 import pickle
+from threading import Thread
 
 import pytest
 import torch
 
 from shaketable.errors import InputError
-from shaketable.files import load_metadata, load_tensors, save_tensors, write_atomically
+from shaketable.files import load_metadata, load_tensors, locked, save_tensors, write_atomically
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_rubbish(tmp_path):
@@ -68,3 +69,19 @@ def test_a_checkpoint_that_holds_no_state_dict_is_named(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "x.pt")
     with pytest.raises(InputError, match="holds no state dict"):
         load_tensors(tmp_path / "x.pt")
+
+
+def test_who_waits_for_a_lock_gets_it_when_the_other_lets_go(tmp_path):
+    order = []
+
+    def second():
+        with locked(tmp_path, wait=True):
+            order.append("second")
+
+    waiting = Thread(target=second)
+    with locked(tmp_path):
+        waiting.start()
+        waiting.join(0.1)
+        order.append("first")
+    waiting.join(10)
+    assert order == ["first", "second"]

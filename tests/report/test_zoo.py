@@ -28,10 +28,15 @@ def test_the_sentences_say_which_measures_predict_which_fail_along_an_axis_and_w
     assert "Of 4 measures of 12 networks 2 order the gap as they should" in said
     assert "The best is path_norm (tau 1.00 ±" in said
     assert "The wrong way round, by more than chance: normalised_margin (-1.00)." in said
-    assert "training_loss along weight_decay (0.00)" in said
+    assert "these fail (tau at most 0): training_loss along weight_decay (0.00)." in said
     assert "Most alike are normalised_margin and path_norm: tau -1.00" in said
     assert "Without a verdict: prunability" in said
     assert "1 (it diverged)" in said
+
+
+def test_where_no_measure_fails_along_an_axis_that_is_said():
+    said = " ".join(zoo_paragraphs(rank(made(path_norm=lambda n, w, d, s, gap: gap))))
+    assert "each of them orders more pairs as it should" in said
 
 
 def test_where_nothing_predicts_that_is_said():

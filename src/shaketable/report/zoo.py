@@ -98,18 +98,22 @@ def zoo_paragraphs(result: Ranking) -> list[str]:
 
 def _failing(result: Ranking, measures: list[str]) -> list[str]:
     """On which axes the measures that predict overall do not."""
-    weak = result.axes.filter(pl.col("measure").is_in(measures), pl.col("tau") <= FACTOR * pl.col("stderr"))
     if not measures or result.axes.is_empty():
         return []
+    weak = result.axes.filter(pl.col("measure").is_in(measures), pl.col("tau") <= 0)
     if weak.is_empty():
-        return ["They hold along each hyper-parameter by itself."]
+        return [
+            "Where one hyper-parameter alone changes, each of them orders more pairs as it should than the other way round."
+        ]
     told = []
-    for name in weak["measure"].unique(maintain_order=True).to_list()[:DRAWN]:
+    names = weak["measure"].unique(maintain_order=True).to_list()
+    for name in names[:DRAWN]:
         axes = weak.filter(pl.col("measure") == name)
         told.append(
             f"{name} along {listing([f'{axis} ({tau:.2f})' for axis, tau in axes.select('axis', 'tau').rows()])}"
         )
-    return [f"Where one hyper-parameter alone changes, these do no better than chance: {'; '.join(told)}."]
+    more = f"; and {len(names) - DRAWN} more" if len(names) > DRAWN else ""
+    return [f"Where one hyper-parameter alone changes, these fail (tau at most 0): {'; '.join(told)}{more}."]
 
 
 def _short(facts: dict[str, Any]) -> str:

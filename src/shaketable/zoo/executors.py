@@ -44,7 +44,8 @@ class Resources:
 def open_executor(name: str, jobs: int, resources: Resources, options: Mapping[str, Any], folder: Path) -> Executor:
     """An executor for at most so many tasks at a time.
 
-    Shut down with ``cancel_futures=True`` it ends what is running as far as it can.
+    Shut down with ``cancel_futures=True`` it ends what is running as far as it can. Tasks travel in the format of the package that
+    sends them (pickles, which submitit leaves in its folder); no result does.
 
     Args:
         name: ``"local"``: in this process, one task after the other; ``"loky"``: processes on this machine that end with this one;
