@@ -58,26 +58,30 @@ class Trainer:
 
     def epoch(self, epoch: int) -> float:
         """Train one epoch, from 1; returns the mean loss of its examples as they were seen."""
-        recipe, device, augment = self.recipe, self.train.device, self.augment
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(recipe, epoch)
-        self.network.train()
-        for module in self._frozen_statistics:
-            module.eval()
-        draws = generator_from(recipe.seed, "epoch", epoch)
-        order = torch.randperm(len(self.train), generator=draws).to(device)
+        device = self.train.device
         total = torch.zeros((), dtype=torch.float64, device=device)
         counted = 0
-        with _torch_seeded(seed_from(recipe.seed, "torch", epoch), device):
-            for inputs, labels in self.train.batches(recipe.batch_size, order):
-                if augment:
-                    inputs = map_inputs(lambda images: augment(images, draws), inputs)
+        with _torch_seeded(seed_from(self.recipe.seed, "torch", epoch), device):
+            for inputs, labels in self.batches(epoch):
                 loss, count = self._gradients(inputs, labels)
                 self.scaler.step(self.optimiser)
                 self.scaler.update()
                 total += loss * count
                 counted += count
         return total.item() / counted
+
+    def batches(self, epoch: int) -> Iterator[tuple[Inputs, Tensor]]:
+        """Make ready for an epoch; its batches, in the order and with the augmentation that seed and epoch give."""
+        recipe, augment = self.recipe, self.augment
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(recipe, epoch)
+        self.network.train()
+        for module in self._frozen_statistics:
+            module.eval()
+        draws = generator_from(recipe.seed, "epoch", epoch)
+        order = torch.randperm(len(self.train), generator=draws).to(self.train.device)
+        for inputs, labels in self.train.batches(recipe.batch_size, order):
+            yield map_inputs(lambda images: augment(images, draws), inputs) if augment else inputs, labels
 
     def _gradients(self, inputs: Inputs, labels: Tensor) -> tuple[Tensor, int]:
         """Set the gradients of one step; returns the loss of the batch at the present weights, and how many labels count."""

@@ -4,7 +4,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 TOKENIZER = "tokenizer.model"
+Session = Generator[tuple[Trainer, int], float, "Run"]
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,27 @@ def train(
     Deviates: ``stop_below`` tests the loss of the whole training set at the end of an epoch, without augmentation, in
     evaluation mode and on corrupted labels where there are such; Chatterji et al. do not say which loss they tested.
     """
+    going = session(recipe, out, data_root, device, callback, save_every_seconds)
+    try:
+        trainer, epoch = next(going)
+        while True:
+            trainer, epoch = going.send(trainer.epoch(epoch))
+    except StopIteration as end:
+        return end.value
+    finally:
+        going.close()
+
+
+def session(
+    recipe: Recipe,
+    out: str | Path,
+    data_root: str | Path | None,
+    device: str | torch.device,
+    callback: Callable[..., object] | None = None,
+    save_every_seconds: float = 10.0,
+) -> Session:
+    """A run as a generator, for those who train the epochs: yields the trainer and the epoch that is next, is sent the epoch's
+    running loss, and returns the run. The arguments and the errors are those of :func:`train`."""
     if not isinstance(recipe, Recipe):
         raise InputError(f"recipe is a {type(recipe).__name__}; give a Recipe, such as Recipe(network='fcn-3x256').")
     folder = Path(out).expanduser() / recipe.folder_name
@@ -209,7 +231,7 @@ def train(
             if dataset.tokenizer:
                 model = dataset.tokenizer.model
                 write_atomically(folder / TOKENIZER, lambda part: part.write_bytes(model))
-            _go_on(run, recipe, dataset, trainer, about, callback, save_every_seconds)
+            yield from _go_on(run, recipe, dataset, trainer, about, callback, save_every_seconds)
     return run
 
 
@@ -232,7 +254,7 @@ def _go_on(
     about: dict[str, Any],
     callback: Callable[..., object] | None,
     save_every_seconds: float,
-) -> None:
+) -> Generator[tuple[Trainer, int], float, None]:
     """All epochs that are left; epoch 0 is the evaluation before any step."""
     history: list[dict[str, Any]] = []
     if run.state_path.is_file():
@@ -244,7 +266,7 @@ def _go_on(
         for epoch in range(done + 1, recipe.epochs + 1):
             row: dict[str, Any] = {**dict.fromkeys(HISTORY), "epoch": epoch}
             if epoch:
-                row["learning_rate"], row["running_loss"] = learning_rate(recipe, epoch), trainer.epoch(epoch)
+                row["learning_rate"], row["running_loss"] = learning_rate(recipe, epoch), (yield trainer, epoch)
             keep = epoch in (0, recipe.epochs) or recipe.checkpoints is None or epoch in recipe.checkpoints
             if keep or epoch % recipe.evaluate_every == 0:
                 for split, measured in (("train", dataset.train), ("test", dataset.test)):
