@@ -21,6 +21,7 @@ from shaketable.measures import MEASURES as REGISTRY
 from shaketable.measures import Measurement
 from shaketable.measures.measure import measure as decorated
 from shaketable.study import Study
+from shaketable.training import train_together
 from shaketable.zoo import Plan, Zoo
 
 ROOT = Path(__file__).parents[2]
@@ -141,6 +142,26 @@ def test_what_no_worker_could_do_is_recorded_by_the_driver_and_done_by_the_same_
     assert made.table().select("measure", "status").rows() == [(MEASURES[0], "ok"), (MEASURES[1], "failed")]
     zoo.measure(made, MEASURES[:2])
     assert made.table()["status"].to_list() == ["ok", "ok"]
+
+
+def test_networks_of_one_shape_that_are_trained_together_have_the_table_of_one_by_one_but_for_rounding(
+    tmp_path, whole, monkeypatch
+):
+    sizes = []
+
+    def noted(recipes, **where):
+        sizes.append(len(recipes))
+        return train_together(recipes, **where)
+
+    monkeypatch.setattr("shaketable.zoo.tasks.train_together", noted)
+    table = zoo.measure(zoo.run(tiny(), tmp_path, together=3), MEASURES).table()
+    assert sizes == [2, 2]  # widths are shapes, seeds are not
+    assert table["value"].to_list() == pytest.approx(whole.table()["value"].to_list(), rel=1e-4)
+    assert table["network"].equals(whole.table()["network"])
+    failing = Plan.listed(BASE, [{"width": 3, "seed": 1}, {"width": 3, "learning_rate": 1e30}])
+    assert zoo.run(failing, tmp_path / "failing", together=2).table()["status"].to_list() == ["ok", "failed"]
+    lost = zoo.run(tiny((2,)), tmp_path / "lost", executor=Losing(), retries=0, together=2)
+    assert lost.table()["status"].to_list() == ["failed", "failed"]
 
 
 def test_a_plan_may_grow_and_may_not_lose_networks(tmp_path):

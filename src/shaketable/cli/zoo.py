@@ -115,7 +115,9 @@ def plan_(plan: Path, *, json: Json = False) -> None:
   shaketable zoo run plan.toml --out zoos/first --executor loky --jobs 8
   shaketable zoo run plan.toml --out zoos/first --executor slurm --jobs 50 --gpus 1 --executor-arg slurm_partition=gpu""",
 )
-def run_(plan: Path, *, out: Path | None = None, where: Where | None = None, json: Json = False) -> None:
+def run_(
+    plan: Path, *, out: Path | None = None, together: int = 1, where: Where | None = None, json: Json = False
+) -> None:
     """Train every network of a plan; interrupted, the same command goes on, and tries again what failed.
 
     Parameters
@@ -124,10 +126,14 @@ def run_(plan: Path, *, out: Path | None = None, where: Where | None = None, jso
         A TOML file.
     out
         The folder of the zoo; default a folder below zoos with the name of the plan.
+    together
+        Small networks of one shape that are trained at once, in one task; the weights are the same but for rounding.
     """
     from shaketable.zoo import Plan, run
 
-    found = run(Plan.from_file(plan), out or Path("zoos") / plan.stem, **(where or Where()).arguments())
+    found = run(
+        Plan.from_file(plan), out or Path("zoos") / plan.stem, together=together, **(where or Where()).arguments()
+    )
     _finish(found, found.plan, f"next: shaketable zoo measure {shlex.quote(str(found.path))}", json)
 
 

@@ -10,11 +10,14 @@ from typing import Any
 
 from shaketable.errors import InputError
 from shaketable.measures import MEASURES
+from shaketable.probes.stored import check_whole
 from shaketable.progress import progress
+from shaketable.training import Recipe
+from shaketable.training.together import shape_of
 from shaketable.zoo.executors import Resources, open_executor
 from shaketable.zoo.plan import Plan
 from shaketable.zoo.store import Zoo
-from shaketable.zoo.tasks import is_there, measure_one, train_one
+from shaketable.zoo.tasks import is_there, is_trained, measure_one, train_some
 from shaketable.zoo.work import Borrowed, Task, work_through
 
 
@@ -27,6 +30,7 @@ def run(
     resources: Resources = Resources(),  # noqa: B008 (frozen)
     options: Mapping[str, Any] | None = None,
     retries: int = 2,
+    together: int = 1,
     data_root: str | Path | None = None,
     device: str = "cpu",
 ) -> Zoo:
@@ -48,6 +52,8 @@ def run(
         resources: of each.
         options: of the executor.
         retries: how often a network is tried again whose worker died.
+        together: networks of one shape that each task trains at once (see :func:`shaketable.training.train_together`); their
+            weights are those of one by one but for rounding, and so are measures.
         data_root: where data sets lie; default: the environment variable ``SHAKETABLE_DATA``.
         device: that each network is trained on.
 
@@ -68,17 +74,25 @@ def run(
         ...     zoo.table().select("hp_width", "epochs", "status").rows()
         [(2, 1, 'ok'), (3, 1, 'ok')]
     """
+    check_whole(1, together=together)
     zoo = Zoo(Path(folder).expanduser().resolve())
     with zoo.driven():
         zoo.claim(plan)
         place = (data_root and str(data_root), device, resources.cpus)
-        left = {entry.name: entry.recipe.to_dict() for entry in plan.networks if not _trained(zoo.record(entry.name))}
-        tasks = {name: (train_one, (str(zoo.path), recipe, *place)) for name, recipe in left.items()}
+        left = {entry.name: entry.recipe for entry in plan.networks if not is_trained(zoo.record(entry.name))}
+        groups = _groups(left, together)
+        tasks = {
+            first: (train_some, (str(zoo.path), [left[name].to_dict() for name in names], *place))
+            for first, names in groups.items()
+        }
 
-        def lost(name: str, reason: str) -> None:
-            zoo.write_record(name, {"status": "failed", "reason": reason, "measures": {}})
+        def lost(first: str, reason: str) -> None:
+            for name in groups[first]:
+                if not is_trained(zoo.record(name)):
+                    zoo.write_record(name, {"status": "failed", "reason": reason, "measures": {}})
 
-        _do(zoo, "training", len(plan), tasks, lost, executor, jobs, resources, options, retries)
+        sizes = {first: len(names) for first, names in groups.items()}
+        _do(zoo, "training", len(plan), tasks, sizes, lost, executor, jobs, resources, options, retries)
     return zoo
 
 
@@ -128,7 +142,7 @@ def measure(
     _refuse_unknown(chosen, given)
     with found.driven():
         records = {entry.name: found.record(entry.name) for entry in found.plan.networks}
-        trained = {name: record for name, record in records.items() if record is not None and _trained(record)}
+        trained = {name: record for name, record in records.items() if record is not None and is_trained(record)}
         if not trained:
             raise InputError(
                 f"{found.path}: none of its {len(records)} networks is trained; run `shaketable zoo run` first."
@@ -145,7 +159,19 @@ def measure(
             record["measures"] |= dict.fromkeys(_missing(record, chosen, given), failed)
             found.write_record(name, record)
 
-        _do(found, "measuring", len(trained), tasks, lost, executor, jobs, resources, options, retries)
+        _do(
+            found,
+            "measuring",
+            len(trained),
+            tasks,
+            dict.fromkeys(tasks, 1),
+            lost,
+            executor,
+            jobs,
+            resources,
+            options,
+            retries,
+        )
     return found
 
 
@@ -154,6 +180,7 @@ def _do(
     what: str,
     total: int,
     tasks: Mapping[str, Task],
+    sizes: Mapping[str, int],
     lost: Callable[[str, str], None],
     executor: str | Executor,
     jobs: int,
@@ -162,9 +189,8 @@ def _do(
     retries: int,
 ) -> None:
     """Do the tasks that are left, and write the table, whatever came in between."""
-    for name, value, least in (("jobs", jobs, 1), ("retries", retries, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name}={value!r}: give a whole number from {least}.")
+    check_whole(1, jobs=jobs)
+    check_whole(0, retries=retries)
     if isinstance(executor, str):
         start = partial(open_executor, executor, jobs, resources, options or {}, zoo.path / "jobs")
     else:
@@ -173,19 +199,23 @@ def _do(
     def finished(name: str, reason: str | None, unsaid: bool) -> None:
         if unsaid and reason:
             lost(name, reason)
-        advance(1, name)
+        advance(sizes[name], name)
 
     try:
         if tasks:
-            with progress(what, total, total - len(tasks)) as advance:
+            with progress(what, total, total - sum(sizes.values())) as advance:
                 work_through(tasks, start, jobs, retries, finished)
     finally:
         zoo.save_table()
 
 
-def _trained(record: Mapping[str, Any] | None) -> bool:
-    """Whether a network is trained."""
-    return record is not None and record["status"] == "ok"
+def _groups(recipes: Mapping[str, Recipe], together: int) -> dict[str, list[str]]:
+    """The names of networks that are trained in one task each, by the first of them."""
+    by_shape: dict[str, list[str]] = {}
+    for name, recipe in recipes.items():
+        by_shape.setdefault(shape_of(recipe) or name, []).append(name)
+    parts = (names[start : start + together] for names in by_shape.values() for start in range(0, len(names), together))
+    return {part[0]: part for part in parts}
 
 
 def _missing(

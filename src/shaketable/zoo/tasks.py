@@ -3,8 +3,8 @@
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +18,59 @@ from shaketable.measures import MEASURES
 from shaketable.measures.rows import measured_row
 from shaketable.progress import silent
 from shaketable.study import Study
-from shaketable.training import Recipe, train
+from shaketable.training import Recipe, Run, train, train_together
 from shaketable.training.checkpoints import load_plain
 from shaketable.zoo.store import Zoo, identity
 
 
-def train_one(zoo: str, recipe: dict[str, Any], data_root: str | None, device: str, threads: int) -> str | None:
-    """Train one network and write its record: what a worker does. Returns why it failed, or None."""
-    place, chosen = Zoo(Path(zoo)), Recipe.from_dict(recipe)
-    name = chosen.folder_name
-    with (
-        locked(place.folder(name), wait=True),
-        _threads(threads),
-        silent(),
-    ):  # a worker whose driver was killed may hold it still
-        before = place.record(name)
-        if before is not None and before["status"] == "ok":
-            return None
-        try:
-            done = train(chosen, out=place.runs, data_root=data_root, device=device)
-        except (InputError, RunError) as error:
-            place.write_record(name, {"status": "failed", "reason": str(error), "measures": {}})
-            return str(error)
-        plain, last = load_plain(done.state_path), done.history.row(-1, named=True)
-        record = {column: last[column] for column in ("train_loss", "train_error", "test_loss", "test_error")}
-        record |= {"epochs": last["epoch"], "training_seconds": last["seconds"]}
-        record |= {"weights": fingerprint(done.checkpoints[last["epoch"]])}
-        record |= {f"{split}_data": plain["about"][split] for split in ("train", "test")}
-        place.write_record(name, {"status": "ok", "reason": None, **record, "measures": {}})
-        return None
+def train_some(
+    zoo: str, recipes: Sequence[dict[str, Any]], data_root: str | None, device: str, threads: int
+) -> str | None:
+    """Train one network, or several of one shape at once, and write the record of each: what a worker does.
+
+    Returns why the first that failed did, or None."""
+    place = Zoo(Path(zoo))
+    chosen = {one.folder_name: one for one in sorted(map(Recipe.from_dict, recipes), key=lambda one: one.folder_name)}
+    with ExitStack() as held:
+        for name in chosen:  # a worker whose driver was killed may hold it still
+            held.enter_context(locked(place.folder(name), wait=True))
+        held.enter_context(_threads(threads))
+        held.enter_context(silent())
+        left = {name: recipe for name, recipe in chosen.items() if not is_trained(place.record(name))}
+        where = {"out": place.runs, "data_root": data_root, "device": device}
+        reasons = []
+        for name, found in zip(left, _runs(list(left.values()), where), strict=True):
+            if isinstance(found, Run):
+                place.write_record(name, _record_of(found))
+            else:
+                place.write_record(name, {"status": "failed", "reason": str(found), "measures": {}})
+                reasons.append(str(found))
+        return next(iter(reasons), None)
+
+
+def _runs(recipes: list[Recipe], where: dict[str, Any]) -> list[Run | InputError | RunError]:
+    """The runs of recipes, or why there is none."""
+    if len(recipes) > 1:
+        return train_together(recipes, **where)
+    try:
+        return [train(recipe, **where) for recipe in recipes]
+    except (InputError, RunError) as error:
+        return [error]
+
+
+def _record_of(run: Run) -> dict[str, Any]:
+    """The record of a network that is trained, and not measured."""
+    about, last = load_plain(run.state_path)["about"], run.history.row(-1, named=True)
+    losses = {column: last[column] for column in ("train_loss", "train_error", "test_loss", "test_error")}
+    data = {f"{split}_data": about[split] for split in ("train", "test")}
+    ended = {"epochs": last["epoch"], "training_seconds": last["seconds"]}
+    weights = fingerprint(run.checkpoints[last["epoch"]])
+    return {"status": "ok", "reason": None, **losses, **ended, "weights": weights, **data, "measures": {}}
+
+
+def is_trained(record: Mapping[str, Any] | None) -> bool:
+    """Whether a network is trained."""
+    return record is not None and record["status"] == "ok"
 
 
 def measure_one(
