@@ -1,6 +1,6 @@
 """One batch of examples: each variant by the level that carries its layer, and by the loop where that fails."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from math import inf
 
@@ -21,17 +21,23 @@ TOGETHER = 32
 
 
 class Batch:
-    """One batch of examples in the hands of one worker: what the levels give, or from where one fails the loop."""
+    """One batch of examples in the hands of one worker: what the levels give, or from where one fails the loop.
+
+    ``counts`` is how many variants of each layer are wanted.
+    """
 
     def __init__(
-        self, levels: Levels, worker: Worker, inputs: Inputs, layers: Sequence[Names], decisions: bool
+        self, levels: Levels, worker: Worker, inputs: Inputs, counts: Mapping[Names, int], decisions: bool
     ) -> None:
         self._levels, self._worker, self._inputs, self._decisions = levels, worker, inputs, decisions
         self._base: dict[str, Tensor | None] = {}
-        self._used = {self._route(names) for names in layers if names}
+        self._used = {self._route(names) for names in counts if names}
+        self._runs_whole = self._used <= {"replay", "half"} and levels.runs_whole(counts, decisions)
 
     def base(self) -> Tensor:
         """Logits of the base network."""
+        if self._runs_whole:
+            return self._whole({})
         if self._used == {"fused"} and (fused := self._ready("fused")) is not None:
             return self._settled(fused, {})
         exact = self._ready("replay")
@@ -44,6 +50,9 @@ class Batch:
 
         ``seen`` is what earlier batches showed of each, and is added to.
         """
+        if self._runs_whole:
+            yield from map(self._whole, map(tensors_of_variant, variants))
+            return
         route = self._route(names)
         base = self._ready(route) if route in ("fused", "half", "low") else None
         if route in ("fused", "half", "low") and base is None:
@@ -148,12 +157,14 @@ class Batch:
             part.append((tensors_of_variant(variant), rows))
         yield part
 
-    def _whole(self, variant: Variant, rows: Tensor) -> Tensor:
-        """Logits of a variant on some rows as the loop computes them: the whole network, on these examples alone."""
-        few = len(rows)
-        if few < ROWS:  # products of one or two rows are rounded otherwise than those of many
-            rows = rows.repeat(-(-ROWS // few))[:ROWS]
-        inputs = map_inputs(lambda tensor: tensor[rows], self._inputs)
+    def _whole(self, variant: Variant, rows: Tensor | None = None) -> Tensor:
+        """Logits of a variant on all or some rows as the loop computes them: the whole network, on these examples alone."""
+        inputs, few = self._inputs, None
+        if rows is not None:
+            few = len(rows)
+            if few < ROWS:  # products of one or two rows are rounded otherwise than those of many
+                rows = rows.repeat(-(-ROWS // few))[:ROWS]
+            inputs = map_inputs(lambda tensor: tensor[rows], inputs)
         with suppress(
             Exception
         ):  # what goes wrong in replay's copy of the modules does not in the user's own, or is theirs

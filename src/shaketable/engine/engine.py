@@ -255,7 +255,8 @@ class Engine:
         answers: dict[int, T] = {}
         together = max(1, self.memory // (3 * self._levels.per_example * len(labels) * len(self._levels.workers)))
         try:
-            batch = Batch(self._levels, worker, inputs, list(by_layer), decisions)
+            counts = {names: len(indices) for names, indices in by_layer.items()}
+            batch = Batch(self._levels, worker, inputs, counts, decisions)
             for names, indices in by_layer.items():
                 some = [variants[index] for index in indices]
                 known = [seen[index] for index in indices]

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from threading import Lock
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -77,6 +78,8 @@ class Levels:
         self.per_example = 1  # bytes that a recorded pass holds
         self.choice = ""
         self._seconds: dict[Names, float] = {}  # what replay takes for an example of a variant
+        self._rough: dict[Names, float] = {}  # the same in bfloat16
+        self._passes = inf, 0.0  # what a pass takes for an example: the loop's, and a recorded one
         self._folded: set[Names] = set()  # tried
         self._known: set[tuple[str, Names]] = set()  # levels that were tried
         self._alone = Lock()  # one pass of the loop at a time: it exchanges tensors
@@ -122,12 +125,13 @@ class Levels:
         started = time.perf_counter()
         truth = {names: self.looped(variant, inputs) for names, variant in picks.items()}
         seconds = time.perf_counter() - started
-        truth[BASE] = self.looped({}, inputs)
+        plain, truth[BASE] = clocked(lambda: self.looped({}, inputs), self.device)
         worker = self.workers[0]
         if worker.replay is not None:
             found, taken, reason = self._try(worker.replay, picks, inputs)
         else:
             found, taken, reason = self._make(picks, inputs, truth)
+        self._passes = plain / _count(inputs), self._passes[1]
         carried = {names for names in picks if same(truth[names], found.get(names))}
         if not carried or not same(truth[BASE], found[BASE]):
             carried, reason = set(), reason or "its logits were not those of the loop"
@@ -203,6 +207,15 @@ class Levels:
         if kind in kinds:
             self._halve(kind, picks, inputs, truth, slow)
 
+    def runs_whole(self, counts: Mapping[Names, int], decisions: bool) -> bool:
+        """Whether so few variants of each layer are wanted that the whole network for each costs less than a recorded pass."""
+        if self.asked != "auto" or not self.replays or (decisions and self.precision == "bfloat16"):
+            return False
+        whole, recorded = self._passes
+        taken = {BASE: 0.0, **self._seconds, **(self._rough if decisions else {})}
+        behind = sum(taken.get(names, 0.0) * count for names, count in counts.items())
+        return whole * sum(counts.values()) < recorded + behind
+
     @property
     def halves(self) -> bool:
         """Whether decisions may run in bfloat16."""
@@ -264,6 +277,7 @@ class Levels:
             taken = fast[names] + self._again(kind, names, picks[names], inputs, near_ties(found[names], bound))
             if self.precision == "bfloat16" or taken < slow[names]:
                 self.low[names] = kind, bound
+                self._rough[names] = taken / _count(inputs)
         count = sum(self.low.get(names, ("", 0))[0] == kind for names in picks)
         if count:
             how = "by replay in bfloat16" if kind == "half" else "in bfloat16"
@@ -378,7 +392,8 @@ class Levels:
         started = time.perf_counter()
         try:
             self._weigh(level, inputs)
-            found = {BASE: level.base(inputs)}
+            seconds, found[BASE] = clocked(lambda: level.base(inputs), self.device)
+            self._passes = self._passes[0], seconds / _count(inputs)
             started = time.perf_counter()
             for names, variant in picks.items():
                 seconds, found[names] = clocked(lambda variant=variant: level.logits(variant), self.device)
