@@ -39,9 +39,9 @@ def train_together(
     """The finished runs of recipes whose networks share a shape, as :func:`shaketable.train` leaves them, trained at once.
 
     One step of all is one ``torch.func.vmap`` of the gradient over a leading dimension; each network has its own order of
-    examples, augmentation, labels, learning rate, checkpoints and end. It pays where networks are so small that the steps of
-    one do not fill the device. What is not done: networks that drop units at random are trained one by one, as those of
-    :func:`shape_of` None must be.
+    examples, augmentation, labels, learning rate, checkpoints and end. It pays where the steps of one network do not fill the
+    device, and costs where they are so small that ``vmap`` itself takes longer. What is not done: networks that drop units at
+    random are trained one by one; those of which :func:`shape_of` is None are refused.
 
     Args:
         recipes: that differ in fields of ``OWN`` alone.
@@ -52,7 +52,7 @@ def train_together(
     Raises:
         InputError: recipes that cannot be trained together.
 
-    Cost: that of the runs one by one; memory for as many networks and batches as there are recipes.
+    Cost: that of the runs one by one; memory for as many networks, batches and copies of the data as there are recipes.
 
     Deviates: weights differ from those of runs one by one by rounding, as sums are taken in another order. Adam makes
         steps of full size of gradients that are rounding alone (a bias before a batch norm), which change no output.
