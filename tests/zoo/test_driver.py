@@ -104,9 +104,14 @@ def test_a_measure_that_fails_in_a_way_of_its_own_or_gives_nan_is_a_row_with_the
     for name in ("breaking", "not_a_number"):
         monkeypatch.setitem(REGISTRY, name, None)  # so that what the decorator adds is taken out again
 
+    tried = []
+
     def breaking(study: Study) -> Measurement:
-        """Breaks."""
-        raise ZeroDivisionError("no such thing")
+        """Breaks the first time."""
+        tried.append(study)
+        if len(tried) == 1:
+            raise ZeroDivisionError("no such thing")
+        return Measurement(1.0)
 
     def not_a_number(study: Study) -> Measurement:
         """Is none."""
@@ -121,6 +126,8 @@ def test_a_measure_that_fails_in_a_way_of_its_own_or_gives_nan_is_a_row_with_the
         ("not_a_number", None, "not finite", "the measure gave nan"),
     ]
     assert rows[2][2] == "ok"
+    zoo.measure(made, ["breaking"])
+    assert made.table().filter(measure="breaking")["status"].item() == "ok"
 
 
 class Losing(Executor):

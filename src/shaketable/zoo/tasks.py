@@ -90,11 +90,13 @@ def measure_one(
         for one, arguments in wanted.items():
             if is_there(record, one, arguments):
                 continue
-            began = time.monotonic()
+            began, result = time.monotonic(), identity(record, one, arguments)
             try:
                 row: dict[str, Any] = measured_row(study, one, arguments)
-            except Exception as error:  # one measure that fails in a way of its own leaves the others alone
-                row = {"value": None, "status": "failed", "reason": f"{type(error).__name__}: {error}"}
+            except (
+                Exception
+            ) as error:  # one measure that fails in a way of its own leaves the others alone, and is tried again
+                row, result = {"value": None, "status": "failed", "reason": f"{type(error).__name__}: {error}"}, None
             if row.get("value") is not None and not math.isfinite(row["value"]):
                 row |= {"status": "not finite", "reason": f"the measure gave {row['value']}"}
             kept = ("value", "log10", "stderr", "draws", "status", "reason")
@@ -102,7 +104,7 @@ def measure_one(
                 "version": MEASURES[one].version,
                 "direction": MEASURES[one].direction,
                 "arguments": json.dumps(arguments, sort_keys=True),
-                "result": identity(record, one, arguments),
+                "result": result,
                 "seconds": round(time.monotonic() - began, 3),
                 "shaketable": shaketable.__version__,
                 "torch": torch.__version__,
