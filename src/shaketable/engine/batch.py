@@ -32,7 +32,7 @@ class Batch:
         self._levels, self._worker, self._inputs, self._decisions = levels, worker, inputs, decisions
         self._base: dict[str, Tensor | None] = {}
         self._used = {self._route(names) for names in counts if names}
-        self._runs_whole = self._used <= {"replay", "half"} and levels.runs_whole(counts, decisions)
+        self._runs_whole = levels.runs_whole(counts, self._used, decisions)
 
     def base(self) -> Tensor:
         """Logits of the base network."""

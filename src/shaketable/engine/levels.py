@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
 from threading import Lock
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -79,7 +78,7 @@ class Levels:
         self.choice = ""
         self._seconds: dict[Names, float] = {}  # what replay takes for an example of a variant
         self._rough: dict[Names, float] = {}  # the same in bfloat16
-        self._passes = inf, 0.0  # what a pass takes for an example: the loop's, and a recorded one
+        self._passes: dict[str, float] = {}  # what a pass takes for an example: in float32, and recorded in bfloat16
         self._folded: set[Names] = set()  # tried
         self._known: set[tuple[str, Names]] = set()  # levels that were tried
         self._alone = Lock()  # one pass of the loop at a time: it exchanges tensors
@@ -131,7 +130,7 @@ class Levels:
             found, taken, reason = self._try(worker.replay, picks, inputs)
         else:
             found, taken, reason = self._make(picks, inputs, truth)
-        self._passes = plain / _count(inputs), self._passes[1]
+        self._passes["replay"] = plain / _count(inputs)
         carried = {names for names in picks if same(truth[names], found.get(names))}
         if not carried or not same(truth[BASE], found[BASE]):
             carried, reason = set(), reason or "its logits were not those of the loop"
@@ -207,14 +206,19 @@ class Levels:
         if kind in kinds:
             self._halve(kind, picks, inputs, truth, slow)
 
-    def runs_whole(self, counts: Mapping[Names, int], decisions: bool) -> bool:
-        """Whether so few variants of each layer are wanted that the whole network for each costs less than a recorded pass."""
+    def runs_whole(self, counts: Mapping[Names, int], routes: set[str], decisions: bool) -> bool:
+        """Whether so few variants are wanted that the whole network for each costs less than a recorded pass, and what follows
+        each change."""
         if self.asked != "auto" or not self.replays or (decisions and self.precision == "bfloat16"):
             return False
-        whole, recorded = self._passes
+        if not routes <= self._passes.keys():
+            return False
         taken = {BASE: 0.0, **self._seconds, **(self._rough if decisions else {})}
-        behind = sum(taken.get(names, 0.0) * count for names, count in counts.items())
-        return whole * sum(counts.values()) < recorded + behind
+        recorded = sum(
+            self._passes[route] for route in routes
+        )  # a record costs nothing beside a pass, but of few examples
+        behind = sum(taken[names] * count for names, count in counts.items())
+        return self._passes["replay"] * sum(counts.values()) < recorded + behind
 
     @property
     def halves(self) -> bool:
@@ -272,12 +276,18 @@ class Levels:
         right = [names for names in picks if torch.equal(truth[names].isfinite(), found[names].isfinite())]
         if kind == "low":
             made(self.workers[0].fused).base(inputs)
+        taken, bounds = {}, {}
         for names in right:
-            bound = max(SAFETY * margin_error(truth[names], found[names]), ROUNDING)
-            taken = fast[names] + self._again(kind, names, picks[names], inputs, near_ties(found[names], bound))
-            if self.precision == "bfloat16" or taken < slow[names]:
-                self.low[names] = kind, bound
-                self._rough[names] = taken / _count(inputs)
+            bounds[names] = max(SAFETY * margin_error(truth[names], found[names]), ROUNDING)
+            near = near_ties(found[names], bounds[names])
+            taken[names] = fast[names] + self._again(kind, names, picks[names], inputs, near)
+        chosen = [names for names in right if self.precision == "bfloat16" or taken[names] < slow[names]]
+        lost = sum(taken[names] - slow[names] for names in right if names not in chosen)
+        if kind == "half" and chosen and lost < self._passes["replay"] * _count(inputs):
+            chosen = right  # then no pass in float32 is recorded
+        for names in chosen:
+            self.low[names] = kind, bounds[names]
+            self._rough[names] = taken[names] / _count(inputs)
         count = sum(self.low.get(names, ("", 0))[0] == kind for names in picks)
         if count:
             how = "by replay in bfloat16" if kind == "half" else "in bfloat16"
@@ -307,6 +317,8 @@ class Levels:
             known = [getattr(worker, kind) for worker in self.workers]
             made = self._of_kind(kind, inputs) if None in known else known
             found, seconds = {BASE: made[0].base(inputs)}, {}
+            if kind == "half":
+                self._passes[kind] = clocked(lambda: made[0].base(inputs), self.device)[0] / _count(inputs)
             for names, variant in picks.items():
                 found[names] = made[0].logits(variant)  # a graph chooses its kernels the first time
                 seconds[names], _ = clocked(lambda variant=variant: made[0].logits(variant), self.device)
@@ -392,8 +404,7 @@ class Levels:
         started = time.perf_counter()
         try:
             self._weigh(level, inputs)
-            seconds, found[BASE] = clocked(lambda: level.base(inputs), self.device)
-            self._passes = self._passes[0], seconds / _count(inputs)
+            found = {BASE: level.base(inputs)}
             started = time.perf_counter()
             for names, variant in picks.items():
                 seconds, found[names] = clocked(lambda variant=variant: level.logits(variant), self.device)

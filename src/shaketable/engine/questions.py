@@ -114,7 +114,7 @@ def decide(
     live = list(range(len(questions)))
     for draw, indices, last in _looks(len(data), count, seed):
         variants = [questions[q][draw] for q in live]
-        for _, found in engine.map(variants, data, asked[0].measure, indices, decisions=quantity == "error"):
+        for _, found in engine.map(variants, data, asked[0].measure, indices, quantity == "error", len(data)):
             for q, outcome in zip(live, found, strict=True):
                 asked[q].take(outcome)
         for q in live:
