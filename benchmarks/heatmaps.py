@@ -51,7 +51,7 @@ HEATMAPS = {
         whole=True,
     ),
 }
-PER_LAYER = 2
+PER_LAYER = 8
 """Checkpoints a module in a sampled table."""
 CELLS, IMAGES = 4, 200
 """Cells of the naive loop in a sample, evenly over depth, and at least so many images of each."""

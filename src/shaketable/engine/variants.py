@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -88,7 +89,10 @@ def tensors_of_variant(variant: Variant) -> Params:
 def is_finite(variant: Variant) -> bool:
     """Whether all numbers of a variant are finite."""
     parts = [params for _, params in variant.terms] if isinstance(variant, Combination) else [variant]
-    return all(bool(tensor.isfinite().all()) for params in parts for tensor in params.values())
+    tensors = [tensor for params in parts for tensor in params.values() if tensor.is_floating_point()]
+    return all(
+        isfinite(tensor.sum()) or bool(tensor.isfinite().all()) for tensor in tensors
+    )  # a sum is several times as fast
 
 
 def shares_terms(variants: Sequence[Variant]) -> bool:
