@@ -46,7 +46,7 @@ def measures_(
     run
         The folder of a run.
     measure
-        The name of one; may be repeated; default all that the data allow.
+        The name of one; may be repeated; default all that the data allow: minutes, those of the Hessian most of them.
     epsilon
         The error threshold of those that have one.
     draws
@@ -59,6 +59,7 @@ def measures_(
     from shaketable.errors import InputError
     from shaketable.measures import MEASURES
     from shaketable.probes.stored import facts_of, identity_of, stored, time_taken
+    from shaketable.progress import progress
     from shaketable.report import Measures
 
     started = time.monotonic()
@@ -84,10 +85,12 @@ def measures_(
         from shaketable.measures.measure import SCHEMA
 
         searches = {**arguments, "store": folder / "measures" / "searches"}
-        rows = [
-            cells.get(kind.name, lambda kind=kind: {n: strict(v) for n, v in _row(study, kind, searches).items()})
-            for kind in chosen
-        ]
+        rows = []
+        with progress("measures", len(chosen)) as advance:
+            for kind in chosen:
+                advance(0, kind.name)
+                rows.append(cells.get(kind.name, lambda kind=kind: _strict(_row(study, kind, searches))))
+                advance(1)
         facts = facts_of(study, data, **arguments, command=command_typed())
         return Measures(pl.DataFrame(rows, schema=SCHEMA), facts | time_taken(started))
 
@@ -95,6 +98,11 @@ def measures_(
     report = written(folder, result)
     answer = {"report": str(report), "measures": result.table.to_dicts()}
     finish(answer, _told(result.table.to_dicts(), report), json)
+
+
+def _strict(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as strict JSON has it."""
+    return {name: strict(value) for name, value in row.items()}
 
 
 @app.command(
