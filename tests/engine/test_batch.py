@@ -203,3 +203,19 @@ def test_a_product_in_bfloat16_adds_any_matrix_and_leaves_it_as_it_was() -> None
         kept = added.clone()
         assert torch.allclose(product(x, weight, bias, added, True).double(), truth, atol=0.05)
         assert torch.equal(added, kept)
+
+
+def test_the_whole_network_runs_where_a_recorded_pass_for_so_few_variants_costs_more():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(500, 2000), nn.ReLU(), nn.Linear(2000, 2000), nn.ReLU(), nn.Linear(2000, 3))
+    network.eval()
+    draw = torch.Generator().manual_seed(0)
+    data = Data(torch.randn(40, 500, generator=draw), torch.randint(3, (40,), generator=draw), classes=3)
+    first, last = ({f"{i}.bias": torch.full((size,), 0.5)} for i, size in ((0, 2000), (4, 3)))
+    engine = Engine(network, workers=1, precision="float32")
+    assert engine.sums([first, last], data) == Engine(network, level="loop").sums([first, last], data)
+    levels = engine._levels
+    assert levels.runs_whole({frozenset(first): 1}, {"replay"}, False)
+    assert not levels.runs_whole({frozenset(last): 20}, {"replay"}, False)
+    assert not levels.runs_whole({frozenset(first): 1}, {"vmap"}, False)
