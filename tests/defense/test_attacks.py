@@ -77,8 +77,9 @@ def test_the_gradient_is_the_mean_over_the_draws_of_each_example(study, data, dr
         choices = classifier.draw(len(data), generator_from(7, "repeat", 0, "gradient", 0, draw))
         for i, row in enumerate(choices):
             logits = replaced(study, classifier, row)
-            loss = lambda image, f=logits, y=data.labels[i]: cross_entropy(f(image), y)  # noqa: E731
-            sums[i] += torch.func.grad(loss)(data.inputs[i])
+            sums[i] += torch.func.grad(lambda image, f=logits, y=data.labels[i]: cross_entropy(f(image), y))(
+                data.inputs[i]
+            )
     torch.testing.assert_close(moved, (data.inputs + 0.03 * sums.sign()).clamp(0, 1))
 
 

@@ -122,7 +122,10 @@ def test_a_sum_that_is_not_a_number_is_within_no_bound():
 
 def test_the_ratio_is_prior_over_posterior_by_bayes_rule_in_exact_fractions():
     total, a, b = 9, 2, 3
-    rising = lambda x, n: math.prod(x + i for i in range(n))  # noqa: E731
+
+    def rising(x, n):
+        return math.prod(x + i for i in range(n))
+
     prior = [
         Fraction(math.comb(total, count) * rising(a, count) * rising(b, total - count), rising(a + b, total))
         for count in range(total + 1)
@@ -285,7 +288,10 @@ def test_a_prior_around_each_candidate_needs_fewer_examples_than_one_prior():
 
     def fixed(wrong, seen, total, a):
         """The interval for one prior Beta(a, a), by bisection of both sides from the likeliest count."""
-        inside = lambda count: log_ratio(wrong, seen, total, count, (a, a)) < math.log(1e4)  # noqa: E731
+
+        def inside(count):
+            return log_ratio(wrong, seen, total, count, (a, a)) < math.log(1e4)
+
         middle = min((total + 1) * wrong // seen, total - (seen - wrong))
         low, high = middle, middle
         for step in [2**i for i in reversed(range(17))]:

@@ -258,7 +258,7 @@ def test_a_list_of_dicts_and_a_loader_of_batches_are_the_same_data():
     items = [{"input_ids": row, "labels": number} for row, number in zip(ids(5, 4), [0, 1, 2, 0, 1])]
     listed, loaded = (
         Study.from_huggingface(bert(num_labels=3), data) for data in (items, DataLoader(items, batch_size=2))
-    )  # type: ignore[arg-type]
+    )
     assert listed.data("test").fingerprint() == loaded.data("test").fingerprint()
 
 

@@ -356,7 +356,7 @@ def _part(model: nn.Module, name: str) -> Any:
     """What a method of the model without arguments returns; None where it has none, or cannot say."""
     try:
         return getattr(model, name)()
-    except (AttributeError, NotImplementedError):
+    except (AttributeError, NotImplementedError):  # what transformers raises where a model has no such part
         return None
 
 

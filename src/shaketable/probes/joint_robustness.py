@@ -20,6 +20,7 @@ from shaketable.probes.result import FULL_MODEL
 from shaketable.probes.robustness import NO_DISTRIBUTION, NO_INIT, check_statistics
 from shaketable.probes.schemes import Groups, layer_groups
 from shaketable.probes.stored import (
+    COUNTED,
     Result,
     check_whole,
     compared,
@@ -46,13 +47,7 @@ SCHEMA = {
     "perturbation": pl.String,
     "checkpoint": pl.Int64,
     "draw": pl.Int64,
-    "split": pl.String,
-    "examples": pl.Int64,
-    "errors": pl.Int64,
-    "error": pl.Float64,
-    "loss": pl.Float64,
-    "accuracy": pl.Float64,
-    "accuracy_drop": pl.Float64,
+    **COUNTED,
     "distribution": pl.String,
     "status": pl.String,
     "reason": pl.String,

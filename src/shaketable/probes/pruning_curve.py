@@ -11,7 +11,7 @@ from shaketable.data import Data
 from shaketable.engine import Engine
 from shaketable.identity import generator_from
 from shaketable.probes.cells import Cell, Cells
-from shaketable.probes.stored import compared, in_memory, sums_in_sections
+from shaketable.probes.stored import COUNTED, compared, in_memory, sums_in_sections
 from shaketable.progress import progress
 from shaketable.pruning import Pruning
 from shaketable.study import Study
@@ -25,13 +25,7 @@ SCHEMA = {
     "noise_draw": pl.Int64,  # of the noise; null for pruning
     "sparsity": pl.Float64,  # fraction removed
     "size": pl.Float64,  # 2-norm of the change
-    "split": pl.String,
-    "examples": pl.Int64,
-    "errors": pl.Int64,
-    "error": pl.Float64,
-    "loss": pl.Float64,
-    "accuracy": pl.Float64,
-    "accuracy_drop": pl.Float64,
+    **COUNTED,
     "status": pl.String,
     "reason": pl.String,
 }

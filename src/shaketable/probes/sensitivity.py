@@ -20,6 +20,7 @@ from shaketable.params import Grouping, Layer, layers
 from shaketable.probes.cells import Cell, Cells
 from shaketable.probes.result import FULL_MODEL
 from shaketable.probes.stored import (
+    COUNTED,
     Result,
     check_whole,
     compared,
@@ -43,13 +44,7 @@ SCHEMA = {
     "perturbation": pl.String,
     "magnitude": pl.Float64,
     "draw": pl.Int64,
-    "split": pl.String,
-    "examples": pl.Int64,
-    "errors": pl.Int64,
-    "error": pl.Float64,
-    "loss": pl.Float64,
-    "accuracy": pl.Float64,
-    "accuracy_drop": pl.Float64,
+    **COUNTED,
     "normalised_l2": pl.Float64,
     "status": pl.String,
     "reason": pl.String,

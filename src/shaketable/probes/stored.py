@@ -29,6 +29,18 @@ FIRST, SECTION = 256, 20.0
 """Examples of the first section of the data, and the seconds that each section should take: then its sums are kept."""
 
 
+COUNTED = {
+    "split": pl.String,
+    "examples": pl.Int64,
+    "errors": pl.Int64,
+    "error": pl.Float64,
+    "loss": pl.Float64,
+    "accuracy": pl.Float64,
+    "accuracy_drop": pl.Float64,
+}
+"""The columns of what is counted on one split: :func:`compared` gives them."""
+
+
 @dataclass(frozen=True)
 class Result(ABC):
     """One table, with what it rests on.

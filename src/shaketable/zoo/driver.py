@@ -27,7 +27,7 @@ def run(
     *,
     executor: str | Executor = "local",
     jobs: int = 1,
-    resources: Resources = Resources(),  # noqa: B008 (frozen)
+    resources: Resources | None = None,
     options: Mapping[str, Any] | None = None,
     retries: int = 2,
     together: int = 1,
@@ -49,7 +49,7 @@ def run(
         executor: where the work is done: ``"local"``, ``"loky"``, ``"ray"``, ``"dask"``, ``"slurm"`` (see
             :func:`shaketable.zoo.open_executor`), or an executor of your own, which stays open.
         jobs: networks at a time.
-        resources: of each.
+        resources: of each; by default those of :class:`Resources`.
         options: of the executor.
         retries: how often a network is tried again whose worker died.
         together: networks of one shape that each task trains at once (see :func:`shaketable.training.train_together`); their
@@ -78,7 +78,8 @@ def run(
     zoo = Zoo(Path(folder).expanduser().resolve())
     with zoo.driven():
         zoo.claim(plan)
-        place = (data_root and str(data_root), device, resources.cpus)
+        each = resources or Resources()
+        place = (data_root and str(data_root), device, each.cpus)
         left = {entry.name: entry.recipe for entry in plan.networks if not is_trained(zoo.record(entry.name))}
         groups = _groups(left, together)
         tasks = {
@@ -92,7 +93,7 @@ def run(
                     zoo.write_record(name, {"status": "failed", "reason": reason, "measures": {}})
 
         sizes = {first: len(names) for first, names in groups.items()}
-        _do(zoo, "training", len(plan), tasks, sizes, lost, executor, jobs, resources, options, retries)
+        _do(zoo, "training", len(plan), tasks, sizes, lost, executor, jobs, each, options, retries)
     return zoo
 
 
@@ -103,7 +104,7 @@ def measure(
     *,
     executor: str | Executor = "local",
     jobs: int = 1,
-    resources: Resources = Resources(),  # noqa: B008 (frozen)
+    resources: Resources | None = None,
     options: Mapping[str, Any] | None = None,
     retries: int = 2,
     data_root: str | Path | None = None,
@@ -147,7 +148,8 @@ def measure(
             raise InputError(
                 f"{found.path}: none of its {len(records)} networks is trained; run `shaketable zoo run` first."
             )
-        place = (data_root and str(data_root), device, resources.cpus)
+        each = resources or Resources()
+        place = (data_root and str(data_root), device, each.cpus)
         left = {name: _missing(record, chosen, given) for name, record in trained.items()}
         tasks = {
             name: (measure_one, (str(found.path), name, wanted, *place)) for name, wanted in left.items() if wanted
@@ -168,7 +170,7 @@ def measure(
             lost,
             executor,
             jobs,
-            resources,
+            each,
             options,
             retries,
         )
