@@ -1,5 +1,7 @@
 """The plain loop against sums worked out by hand."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from torch import nn
 import shaketable.evaluate as evaluation
 from shaketable.data import Data
 from shaketable.errors import InputError
-from shaketable.evaluate import evaluate
+from shaketable.evaluate import evaluate, tally
 from shaketable.params import state
 
 
@@ -81,3 +83,14 @@ def test_many_logits_are_looked_at_in_parts_with_the_same_outcomes_and_one_that_
     wrong, _, finite = evaluation.outcomes(logits, labels)
     assert finite.logical_not().nonzero().flatten().tolist() == [31]
     assert bool(wrong[31])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_among_equal_logits_the_lowest_class_is_the_decision(dtype):
+    logits = torch.tensor([[1.0, 3, 3], [1, 3, 3], [2, 2, 2], [2, 2, 2], [0, 1, 2]], dtype=dtype)
+    sums = tally(logits, torch.tensor([1, 2, 0, 1, 2]), per_class=True, margins=True)
+    assert sums.errors == 2
+    assert sums.class_errors == (0, 1, 1)
+    losses = [math.log(2 + math.exp(-2))] * 2 + [math.log(3)] * 2 + [math.log(1 + math.exp(-1) + math.exp(-2))]
+    assert sums.loss == pytest.approx(sum(losses), rel=1e-6)
+    assert sums.margin == pytest.approx(1.0)

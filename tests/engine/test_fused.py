@@ -368,6 +368,18 @@ def test_some_rows_of_a_batch_have_the_logits_that_they_have_among_all() -> None
     assert torch.equal(fused.picked([({}, rows)])[0], fused.logits({})[rows])
 
 
+def test_rows_of_variants_of_several_layers_are_those_of_each_variant() -> None:
+    network, inputs = settled(build("resnet18-bn", (3, 16, 16), 10, width=0.125)), images(9, size=16)
+    fused, other = Fused(network, state(network), inputs), zoo.another(network)
+    fused.base(inputs)
+    for layer in layers(network, "block", inputs):
+        changes = {name: other[name] for name in layer.params}
+        half = {name: 0.5 * tensor for name, tensor in changes.items()}
+        found = fused.picked([(changes, torch.tensor([1, 8])), (half, torch.tensor([5, 0, 2]))])
+        assert distance(found[0], fused.logits(changes)[[1, 8]]) < EXACT
+        assert distance(found[1], fused.logits(half)[[5, 0, 2]]) < EXACT
+
+
 class Folds(nn.Sequential):
     """Tokens of all examples as the rows of one matrix."""
 
