@@ -3,9 +3,6 @@
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import is_dataclass
-from enum import Enum
-from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
@@ -14,18 +11,28 @@ from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shaketable.engine.replica import Replica, Unsuitable
+from shaketable.engine.values import (
+    alike,
+    attributes_of,
+    flatten,
+    itself,
+    mapped,
+    random_states,
+    same_values,
+    tensors_among,
+    unwritten,
+    version_of,
+    versions_of,
+)
 from shaketable.engine.variants import Combination, Variant, names_of, tensors_of_variant
 from shaketable.forward import Inputs, forward, map_inputs, tensors_of
 from shaketable.params import Params
 
-PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
-STATIC = (*PLAIN, Enum, type, slice, range, FunctionType, BuiltinFunctionType)
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """Modules whose output is linear in their parameters taken together."""
 TERMS = 32
 """Outputs for terms of combinations that are kept."""
 _NEVER = float("inf")
-_HOUSEKEEPING = {"_parameters", "_buffers", "_modules", "forward", "training"}
 
 
 class _Call:
@@ -65,12 +72,12 @@ class _Reads(TorchDispatchMode):
         self._names, self._read, self._pass_on = names, read, pass_on
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        used = [item for value in (*args, *(kwargs or {}).values()) for item in _items(value)]
+        used = [item for value in (*args, *(kwargs or {}).values()) for item in tensors_among(value)]
         for tensor in used:
             if (name := self._names.get(id(tensor))) is not None:
                 self._read(name)
         found = func(*args, **(kwargs or {}))
-        self._pass_on.operation(used, _items(found))
+        self._pass_on.operation(used, tensors_among(found))
         return found
 
 
@@ -171,7 +178,7 @@ class Replay:
         held: dict[int, int] = {}
         for call in self._calls:
             leaves: list[Any] = []
-            _flatten(call.output, leaves)
+            flatten(call.output, leaves)
             for leaf in (*leaves, *call.args):
                 if isinstance(leaf, Tensor):
                     held[leaf.untyped_storage().data_ptr()] = leaf.untyped_storage().nbytes()
@@ -229,7 +236,7 @@ class Replay:
         self._calls, self._first, self._tick, self._stack, self._counts = [], {}, 0, [], {}
         self._passed = _PassedOn()
         before = [attributes_of(module) for module in replica.modules]
-        random = _random_states() if self._watched else []
+        random = random_states() if self._watched else []
         self._given = given = map_inputs(torch.clone, self._inputs)
         self._mode = "record"
         try:
@@ -239,9 +246,9 @@ class Replay:
             self._mode = "plain"
         self.alone |= self._passed.secretly
         self._refuse_writes()
-        if self._watched and not all(map(torch.equal, random, _random_states())):
+        if self._watched and not all(map(torch.equal, random, random_states())):
             raise Unsuitable("it draws random numbers in evaluation mode")
-        if any(_version(tensor) for tensor in tensors_of(given).values()):
+        if any(version_of(tensor) for tensor in tensors_of(given).values()):
             self._given = None  # it writes its inputs: each pass gets its own copy
         after = [attributes_of(module) for module in replica.modules]
         touched = tuple(
@@ -275,8 +282,8 @@ class Replay:
         self._calls.append(call)
         for name in self.replica.owned[position]:
             self._first.setdefault(name, self._tick)
-        seen_through = _flatten((args, kwargs), call.args)
-        call.given = _versions(call.args)
+        seen_through = flatten((args, kwargs), call.args)
+        call.given = versions_of(call.args)
         attributes = [attributes_of(module) for module in self._stateful]
         self._stack.append(call)
         self._passed.begin()
@@ -286,26 +293,26 @@ class Replay:
         leaves: list[Any] = []
         try:
             output = original(*args, **kwargs)
-            plain = _flatten(output, leaves)
+            plain = flatten(output, leaves)
         finally:
             self._stack.pop()
             self._passed.end(leaves)
         self._tick += 1
         call.end, call.next = self._tick, len(self._calls)
         again: list[Any] = []
-        _flatten((args, kwargs), again)
+        flatten((args, kwargs), again)
         call.reusable = (
             seen_through
             and plain
             and call.key not in self._never
-            and _same(again, call.args)
-            and _unwritten(call.given)
+            and same_values(again, call.args)
+            and unwritten(call.given)
             and self._holds_base(position)
             and all(map(alike, attributes, map(attributes_of, self._stateful)))
         )
         call.copied = call.key in self._copied
-        call.output = _mapped(output, torch.clone) if call.copied else output
-        call.returned = _versions(leaves)
+        call.output = mapped(output, torch.clone) if call.copied else output
+        call.returned = versions_of(leaves)
         return output
 
     def _find_writes(self) -> bool:
@@ -313,7 +320,7 @@ class Replay:
         found = False
         own = {tensor.untyped_storage().data_ptr() for tensor in self.replica.base.values()}
         for call in self._calls:
-            if call.copied or not call.reusable or _unwritten(call.returned):
+            if call.copied or not call.reusable or unwritten(call.returned):
                 continue
             given = {tensor.untyped_storage().data_ptr() for tensor, _ in call.given} | own
             storages = [tensor.untyped_storage().data_ptr() for tensor, _ in call.returned]
@@ -345,11 +352,11 @@ class Replay:
         finally:
             self._mode = "plain"
         self._refuse_writes()
-        if any(_version(changes[name]) for name in self.replica.buffers.intersection(changes)):
+        if any(version_of(changes[name]) for name in self.replica.buffers.intersection(changes)):
             raise Unsuitable("it writes its weights or buffers in evaluation mode")
-        written = [call for call in self._used if not call.copied and not _unwritten(call.returned)]
+        written = [call for call in self._used if not call.copied and not unwritten(call.returned)]
         self._copied.update(call.key for call in written)
-        inputs_written = self._given is not None and any(_version(t) for t in tensors_of(self._given).values())
+        inputs_written = self._given is not None and any(version_of(t) for t in tensors_of(self._given).values())
         return logits, not written and not inputs_written
 
     def _wrapped(self, position: int, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -381,7 +388,7 @@ class Replay:
         if call.reusable and (call.end < self._starts or self._unaffected(call, args, kwargs)):
             self._cursor = call.next
             self._used.append(call)
-            return _mapped(call.output, torch.clone) if call.copied else _mapped(call.output, _itself)
+            return mapped(call.output, torch.clone) if call.copied else mapped(call.output, itself)
         self._cursor, self._limit = index + 1, call.next
         try:
             if self._terms and not self._changed.isdisjoint(self.replica.owned[position]):
@@ -395,7 +402,7 @@ class Replay:
         if self._stateful or not self._changed.isdisjoint(call.reads | self._below[call.position]):
             return False
         leaves: list[Any] = []
-        return _flatten((args, kwargs), leaves) and _same(leaves, call.args) and _unwritten(call.given)
+        return flatten((args, kwargs), leaves) and same_values(leaves, call.args) and unwritten(call.given)
 
     def _one_linear_call(self) -> bool:
         """Whether one recorded call reads the changed tensors, is linear in them, and gets its input from the base."""
@@ -454,92 +461,3 @@ class Half(Replay):
 def halved(tensor: Tensor) -> Tensor:
     """Floats of 32 bits in bfloat16, others as they are."""
     return tensor.bfloat16() if tensor.dtype == torch.float32 else tensor
-
-
-def _items(value: Any) -> list[Tensor]:
-    """The tensors among an operation's arguments or results."""
-    return [item for item in (value if isinstance(value, list | tuple) else (value,)) if isinstance(item, Tensor)]
-
-
-def _itself(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-def _version(tensor: Tensor) -> int:
-    """How often a tensor was written to; 0 for those of inference mode, which cannot be."""
-    return 0 if tensor.is_inference() else tensor._version
-
-
-def _versions(leaves: Sequence[Any]) -> list[tuple[Tensor, int]]:
-    return [(leaf, _version(leaf)) for leaf in leaves if isinstance(leaf, Tensor)]
-
-
-def _unwritten(versions: Sequence[tuple[Tensor, int]]) -> bool:
-    return all(_version(tensor) == version for tensor, version in versions)
-
-
-def _random_states() -> list[Tensor]:
-    """The states of torch's global generators."""
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ())]
-
-
-def _flatten(value: Any, leaves: list[Any]) -> bool:
-    """Append what a value is made of: tensors, plain values, marks for containers. False where it cannot be seen through."""
-    if isinstance(value, (Tensor, *STATIC)):
-        leaves.append(value)
-        return True
-    if isinstance(value, list | tuple):
-        leaves.append((type(value), len(value)))
-        return all(_flatten(item, leaves) for item in value)
-    if isinstance(value, dict) and (type(value) is dict or is_dataclass(value)):
-        leaves.append((type(value), tuple(value)))
-        return all(_flatten(item, leaves) for item in value.values())
-    leaves.append(value)
-    return False
-
-
-def _same(one: Sequence[Any], other: Sequence[Any]) -> bool:
-    """Whether two flattened values are the same tensors, as objects, and equal otherwise."""
-    if len(one) != len(other):
-        return False
-    for a, b in zip(one, other, strict=True):
-        if a is b:
-            continue
-        if isinstance(a, Tensor) or isinstance(b, Tensor) or type(a) is not type(b) or a != b:
-            return False
-    return True
-
-
-def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """The same containers, new ones, with a function of each tensor in them."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, list | tuple):
-        items = [_mapped(item, function) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    if isinstance(value, dict):
-        items = {key: _mapped(item, function) for key, item in value.items()}
-        return items if type(value) is dict else type(value)(**items)
-    return value
-
-
-def attributes_of(module: nn.Module) -> list[Any]:
-    """What can be seen to change in a module's own attributes when its code writes them."""
-    facts: list[Any] = []
-    for name, value in vars(module).items():
-        if name not in _HOUSEKEEPING:
-            facts += [name, value]
-            if isinstance(value, list | tuple | set):
-                facts += value
-            elif isinstance(value, dict):
-                facts += [item for pair in value.items() for item in pair]
-            elif isinstance(value, Tensor):
-                facts.append(_version(value))
-    return facts
-
-
-def alike(one: Sequence[Any], other: Sequence[Any]) -> bool:
-    """Whether two lists of attributes hold the same objects, or equal plain values."""
-    return len(one) == len(other) and all(
-        a is b or (type(a) is type(b) and isinstance(a, PLAIN) and a == b) for a, b in zip(one, other, strict=True)
-    )

@@ -11,8 +11,8 @@ from torch.func import functionalize
 from torch.fx import Graph, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from shaketable.engine.replay import alike, attributes_of
 from shaketable.engine.replica import Replica, Unsuitable
+from shaketable.engine.values import alike, attributes_of
 from shaketable.forward import Inputs, forward, logits_of, map_inputs, tensors_of
 
 
