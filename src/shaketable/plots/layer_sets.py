@@ -18,9 +18,8 @@ from shaketable.plots.drawing import (
     finish,
     finite,
     heatmap,
-    largest,
 )
-from shaketable.plots.robustness import QUANTITIES, cells
+from shaketable.plots.robustness import QUANTITIES, cells, shown
 from shaketable.probes.result import FULL_MODEL
 
 REMOVED = "removed"
@@ -100,16 +99,13 @@ def joint_heatmap(
     own = {layer: (alone, name) for (layer, alone), name in told.items()}
     rows = [row | {"alone": own[row["layer"]][0], "group": own[row["layer"]][1]} for row in rows]
     names = [*names, FULL_MODEL] if any(row["reference"] for row in rows) else names
-    percent, chance = quantity != "loss", 1 - 1 / classes if classes and classes > 1 else 1.0
     transpose = len(names) - 1 > TRANSPOSE_ABOVE if transpose is None else transpose
     sides = Side("column", "perturbation or checkpoint", columns), Side("layer", "layer", names)
     chart: Any = heatmap(
         rows,
         quantity,
         *(reversed(sides) if transpose else sides),
-        top=chance if percent else largest(rows, quantity),
-        legend=f"{split} {QUANTITIES[quantity]}",
-        formats=(".0%", ".1%") if percent else (".3~g", ".2f"),
+        **shown(rows, quantity, split, classes),
         tooltip=[
             alt.Tooltip("layer:N"),
             alt.Tooltip("group:N"),

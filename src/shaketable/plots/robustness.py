@@ -37,6 +37,16 @@ _COLUMN = (
 )
 
 
+def shown(rows: list[dict[str, Any]], quantity: str, split: str, classes: int | None) -> dict[str, Any]:
+    """How a heat map shows a quantity: errors and drops in percent up to chance, losses up to the largest one."""
+    percent, chance = quantity != "loss", 1 - 1 / classes if classes and classes > 1 else 1.0
+    return {
+        "top": chance if percent else largest(rows, quantity),
+        "legend": f"{split} {QUANTITIES[quantity]}",
+        "formats": (".0%", ".1%") if percent else (".3~g", ".2f"),
+    }
+
+
 def robustness_heatmap(
     summary: pl.DataFrame,
     split: str = "test",
@@ -83,15 +93,11 @@ def robustness_heatmap(
     """
     rows, layers, columns = cells(summary, split, quantity)
     names = [*layers, FULL_MODEL] if any(row["reference"] for row in rows) else layers
-    chance = 1 - 1 / classes if classes and classes > 1 else 1.0
-    percent = quantity != "loss"
     return heatmap(
         rows,
         quantity,
         *_sides(columns, names, len(layers) > TRANSPOSE_ABOVE if transpose is None else transpose),
-        top=chance if percent else largest(rows, quantity),
-        legend=f"{split} {QUANTITIES[quantity]}",
-        formats=(".0%", ".1%") if percent else (".3~g", ".2f"),
+        **shown(rows, quantity, split, classes),
         tooltip=_tooltip(split),
         calculated=_texts(),
         title=title,

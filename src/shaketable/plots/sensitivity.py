@@ -6,8 +6,8 @@ import altair as alt
 import polars as pl
 
 from shaketable.errors import InputError
-from shaketable.plots.drawing import TRANSPOSE_ABOVE, Side, check_choice, finite, heatmap, largest
-from shaketable.plots.robustness import QUANTITIES
+from shaketable.plots.drawing import TRANSPOSE_ABOVE, Side, check_choice, finite, heatmap
+from shaketable.plots.robustness import QUANTITIES, shown
 
 WORDS = {"noise": "noise", "prune": "pruned"}
 
@@ -36,15 +36,12 @@ def sensitivity_heatmap(
     """
     check_choice(quantity, QUANTITIES, "quantity of this table")
     rows, names, columns = _sides(summary, split)
-    percent, chance = quantity != "loss", 1 - 1 / classes if classes and classes > 1 else 1.0
     sides = Side("column", "perturbation", columns), Side("layer", "layer", names)
     return heatmap(
         rows,
         quantity,
         *(sides[::-1] if (len(names) > TRANSPOSE_ABOVE if transpose is None else transpose) else sides),
-        top=chance if percent else largest(rows, quantity),
-        legend=f"{split} {QUANTITIES[quantity]}",
-        formats=(".0%", ".1%") if percent else (".3~g", ".2f"),
+        **shown(rows, quantity, split, classes),
         tooltip=[
             alt.Tooltip("layer:N"),
             alt.Tooltip("column:N", title="perturbation"),
