@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from shaketable.errors import InputError
-from shaketable.networks.parts import Bias, Scale
+from shaketable.networks.parts import Bias, Contributed, Fixed, Scale
 
 Initialiser = Literal["kaiming-normal", "xavier-uniform", "torch"]
 
@@ -102,13 +102,16 @@ class Network(nn.Sequential):
             False
         """
         for name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
+            if isinstance(module, Fixed):
+                module.fix()
+            if isinstance(module, nn.Linear | nn.Conv2d | Contributed):
+                kept = module.free if isinstance(module, Contributed) else module.weight
                 # Drawn in float32 beside the generator, then copied: equal in every precision and on every device.
-                weight = torch.empty(module.weight.shape, dtype=torch.float32, device=generator.device)
+                weight = torch.empty(kept.shape, dtype=torch.float32, device=generator.device)
                 bias = torch.zeros(weight.shape[0], dtype=torch.float32, device=generator.device)
                 INITIALISERS[self.init](weight, bias, generator)
-                module.weight.copy_(weight * self.gains[name] if name in self.gains else weight)
-                if module.bias is not None:
+                kept.copy_(weight * self.gains[name] if name in self.gains else weight)
+                if not isinstance(module, Contributed) and module.bias is not None:
                     module.bias.copy_(bias)
             elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 module.reset_parameters()  # ones and zeros: draws nothing
