@@ -13,10 +13,12 @@ from torch import nn
 
 from shaketable.errors import InputError
 from shaketable.identity import generator_from
+from shaketable.networks.cells import CELL, cells_from
 from shaketable.networks.densenet import densenet
 from shaketable.networks.double_descent import cnn5, resnet18k
 from shaketable.networks.fcn import fcn
 from shaketable.networks.initialisers import Network
+from shaketable.networks.linked import linked, linked_mlp
 from shaketable.networks.mixer import mixer
 from shaketable.networks.nin import nin
 from shaketable.networks.resnet import DEPTHS, resn, resnet
@@ -27,6 +29,7 @@ from shaketable.networks.vit import vit
 LAYERS_EQUAL = "Zhang, Bengio, Singer, Are all layers created equal?"
 CRITICALITY = "Chatterji, Neyshabur, Sedghi, The intriguing role of module criticality"
 PRUNABILITY = "Kuhn, Lyle, Gomez, Rothfuss, Gal, Robustness to pruning predicts generalization in deep neural networks"
+NN_MASS = "Towards unifying neural architecture space exploration and generalization (NN-Mass)"
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,26 @@ FAMILIES: Mapping[str, Family] = {
         function=resn,
         known=("resn-4-4", "resn-4-4-4-4"),
     ),
+    "linked": Family(
+        names="linked-<depth>x<width>t<links>-..., one for each cell",
+        example="linked-20x32t90-20x64t170-20x128t300",
+        about="cells of convolutions, each linked to earlier channels of its cell drawn at random",
+        papers=(NN_MASS,),
+        pattern=rf"linked-({CELL}(?:-{CELL})*)",
+        read=lambda match: (cells_from(match[1]),),
+        function=linked,
+        known=("linked-20x32t90-20x64t170-20x128t300", "linked-4x2t3-4x3t4-4x4t5"),
+    ),
+    "linked-mlp": Family(
+        names="linked-mlp-<depth>x<width>t<links>-...",
+        example="linked-mlp-8x16t20",
+        about="the same with fully connected layers",
+        papers=(NN_MASS,),
+        pattern=rf"linked-mlp-({CELL}(?:-{CELL})*)",
+        read=lambda match: (cells_from(match[1]),),
+        function=linked_mlp,
+        known=("linked-mlp-8x16t20",),
+    ),
     "vit": Family(
         names="vit-<blocks>x<width>",
         example="vit-4x64",
@@ -255,7 +278,7 @@ def construct(name: str, input_shape: Sequence[int], classes: int, **arguments: 
     arguments = implied | arguments
     for key, value in arguments.items():
         _check(name, family, key, value)
-    shape = _checked_shape(name, input_shape, classes, images=family.function not in (fcn, decoder))
+    shape = _checked_shape(name, input_shape, classes, images=family.function not in (fcn, linked_mlp, decoder))
     with torch.device("meta"):
         return family.function(shape, classes, *positional, **arguments)
 
@@ -265,7 +288,7 @@ def describe() -> list[dict[str, Any]]:
 
     Example:
         >>> [record["family"] for record in describe()]
-        ['fcn', 'vgg', 'resnet', 'densenet', 'nin', 'cnn5', 'resnet18k', 'resn', 'vit', 'mixer', 'decoder']
+        ['fcn', 'vgg', 'resnet', 'densenet', 'nin', 'cnn5', 'resnet18k', 'resn', 'linked', 'linked-mlp', 'vit', 'mixer', 'decoder']
         >>> describe()[0]["arguments"]["batch_norm"]
         {'default': False, 'allowed': 'bool'}
     """
