@@ -223,7 +223,8 @@ import sys
 from tests.zoo.plans import MEASURES, tiny
 from shaketable import zoo
 executor, jobs = sys.argv[2], int(sys.argv[3])
-zoo.measure(zoo.run(tiny((2, 3, 4)), sys.argv[1], executor=executor, jobs=jobs), MEASURES, executor=executor, jobs=jobs)
+plan = tiny(range(2, int(sys.argv[4])))
+zoo.measure(zoo.run(plan, sys.argv[1], executor=executor, jobs=jobs), MEASURES, executor=executor, jobs=jobs)
 """
 
 
@@ -248,10 +249,10 @@ def processes(folder) -> int:
     return found
 
 
-def killed(folder, executor, jobs, random_seconds) -> int:
+def killed(folder, executor, jobs, widths, random_seconds) -> int:
     """Start the program, and kill it some time after it has finished one thing more; how many processes it had by then."""
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ZOO_OF_THIS_TEST": str(folder)}
-    command = [sys.executable, "-c", PROGRAM, str(folder), executor, str(jobs)]
+    command = [sys.executable, "-c", PROGRAM, str(folder), executor, str(jobs), str(widths)]
     process = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE)
     before = len(finished_results(folder))
     while process.poll() is None and len(finished_results(folder)) == before:
@@ -264,21 +265,21 @@ def killed(folder, executor, jobs, random_seconds) -> int:
     return running if process.returncode else 0
 
 
-def killed_often(folder, times, executor="local", jobs=1):
+def killed_often(folder, times, executor="local", jobs=1, widths=5):
     """Kill the program so many times, then let it end; nothing finished may be lost. The table, and the processes at each kill."""
     draws, running = random.Random(0), []
     for _ in range(times):
         kept = finished_results(folder)
-        running.append(killed(folder, executor, jobs, draws.uniform(0, 0.05)))
+        running.append(killed(folder, executor, jobs, widths, draws.uniform(0, 0.05)))
         now = finished_results(folder)
         assert {key: now.get(key) for key in kept} == kept
-    made = zoo.measure(zoo.run(tiny((2, 3, 4)), folder), MEASURES)
+    made = zoo.measure(zoo.run(tiny(range(2, widths)), folder), MEASURES)
     return made.table(), [count for count in running if count]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    return zoo.measure(zoo.run(tiny((2, 3, 4)), tmp_path_factory.mktemp("undisturbed")), MEASURES).table()
+    return zoo.measure(zoo.run(tiny(range(2, 5)), tmp_path_factory.mktemp("undisturbed")), MEASURES).table()
 
 
 def test_a_zoo_whose_driver_is_killed_has_the_table_of_an_undisturbed_one(tmp_path, undisturbed):
@@ -288,11 +289,12 @@ def test_a_zoo_whose_driver_is_killed_has_the_table_of_an_undisturbed_one(tmp_pa
 
 
 @pytest.mark.slow
-def test_a_zoo_whose_driver_is_killed_twenty_times_has_the_table_of_an_undisturbed_one(tmp_path, undisturbed):
-    table, running = killed_often(tmp_path, 20)
-    assert len(running) >= 10
+def test_a_zoo_whose_driver_is_killed_twenty_times_has_the_table_of_an_undisturbed_one(tmp_path):
+    table, running = killed_often(tmp_path / "killed", 20, widths=18)
+    assert len(running) == 20
+    undisturbed = zoo.measure(zoo.run(tiny(range(2, 18)), tmp_path / "undisturbed"), MEASURES).table()
     assert without_times(table).equals(without_times(undisturbed))
-    assert len(table) == table.select("network", "measure").unique().height == 18
+    assert len(table) == table.select("network", "measure").unique().height == 96
 
 
 @pytest.mark.slow
