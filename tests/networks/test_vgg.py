@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from shaketable.errors import InputError
 from shaketable.networks import build, construct
 
 
@@ -49,3 +50,25 @@ def test_the_network_equals_a_computation_by_hand(ending):
     for name in ("fc1", "fc2"):
         x = torch.relu(F.linear(x, p[f"{name}.weight"], p[f"{name}.bias"]))
     torch.testing.assert_close(network(images), F.linear(x, p["final_linear.weight"], p["final_linear.bias"]))
+
+
+@pytest.mark.parametrize(("dropped", "modules"), [(1, ["drop_fc1"]), (2, ["drop_fc1", "drop_fc2"])])
+def test_dropout_stands_behind_the_hidden_linear_layers_that_are_asked_for(dropped, modules):
+    network = construct("vgg11", (3, 32, 32), 10, dropout=0.3, dropped=dropped)
+    found = {name: module for name, module in network.named_children() if isinstance(module, nn.Dropout)}
+    assert list(found) == modules
+    assert {module.p for module in found.values()} == {0.3}
+    names = [name for name, _ in network.named_children()]
+    assert names[names.index("drop_fc1") - 1] == "relu_fc1"
+
+
+def test_without_dropout_a_network_has_no_such_module():
+    assert not any(isinstance(module, nn.Dropout) for module in construct("vgg11", (3, 32, 32), 10).modules())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [({"dropout": 1.0}, "from 0 to below 1"), ({"dropout": 0.5, "dropped": 3}, "give 1 or 2")]
+)
+def test_a_dropout_that_cannot_be_is_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        construct("vgg11", (3, 32, 32), 10, **arguments)

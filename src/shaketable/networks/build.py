@@ -20,6 +20,7 @@ from shaketable.networks.fcn import fcn
 from shaketable.networks.initialisers import Network
 from shaketable.networks.linked import linked, linked_mlp
 from shaketable.networks.mixer import mixer
+from shaketable.networks.mobilenet import mobilenet
 from shaketable.networks.nin import nin
 from shaketable.networks.resnet import DEPTHS, resn, resnet
 from shaketable.networks.transformer import decoder
@@ -29,6 +30,7 @@ from shaketable.networks.vit import vit
 LAYERS_EQUAL = "Zhang, Bengio, Singer, Are all layers created equal?"
 CRITICALITY = "Chatterji, Neyshabur, Sedghi, The intriguing role of module criticality"
 PRUNABILITY = "Kuhn, Lyle, Gomez, Rothfuss, Gal, Robustness to pruning predicts generalization in deep neural networks"
+SPARSITY = "Zhao, Zhang, Hu, Estimating the generalization in deep neural networks via sparsity"
 NN_MASS = "Towards unifying neural architecture space exploration and generalization (NN-Mass)"
 
 
@@ -101,7 +103,7 @@ FAMILIES: Mapping[str, Family] = {
         names="vgg11, vgg13, vgg16, vgg19",
         example="vgg16",
         about="plain stack of 3x3 convolutions and three linear layers",
-        papers=(LAYERS_EQUAL, CRITICALITY),
+        papers=(LAYERS_EQUAL, CRITICALITY, SPARSITY),
         pattern=rf"vgg({'|'.join(map(str, CONVOLUTIONS))})",
         read=lambda match: (int(match[1]),),
         function=vgg,
@@ -111,7 +113,7 @@ FAMILIES: Mapping[str, Family] = {
         names="resnet18, resnet34, resnet50, resnet101, resnet152, each with -v1 (the same) or -v2",
         example="resnet18-v2-bn",
         about="residual blocks, basic or bottleneck, v1 or v2 (pre-activation)",
-        papers=(LAYERS_EQUAL, CRITICALITY),
+        papers=(LAYERS_EQUAL, CRITICALITY, SPARSITY),
         pattern=rf"resnet({'|'.join(map(str, DEPTHS))})(?:-v([12]))?",
         read=lambda match: (int(match[1]), int(match[2] or 1)),
         function=resnet,
@@ -126,6 +128,16 @@ FAMILIES: Mapping[str, Family] = {
         read=lambda match: (),
         function=densenet,
         known=("densenet121",),
+    ),
+    "mobilenet": Family(
+        names="mobilenet",
+        example="mobilenet",
+        about="blocks of a depthwise and a pointwise convolution, with batch norm",
+        papers=(SPARSITY,),
+        pattern="mobilenet",
+        read=lambda match: (),
+        function=mobilenet,
+        known=("mobilenet",),
     ),
     "nin": Family(
         names="nin-<blocks>x<channels>",
@@ -288,7 +300,8 @@ def describe() -> list[dict[str, Any]]:
 
     Example:
         >>> [record["family"] for record in describe()]
-        ['fcn', 'vgg', 'resnet', 'densenet', 'nin', 'cnn5', 'resnet18k', 'resn', 'linked', 'linked-mlp', 'vit', 'mixer', 'decoder']
+        ['fcn', 'vgg', 'resnet', 'densenet', 'mobilenet', 'nin', 'cnn5', 'resnet18k', 'resn', 'linked', 'linked-mlp',
+        'vit', 'mixer', 'decoder']
         >>> describe()[0]["arguments"]["batch_norm"]
         {'default': False, 'allowed': 'bool'}
     """
