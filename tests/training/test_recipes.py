@@ -1,5 +1,7 @@
 """Named recipes: the numbers that the papers print."""
 
+from itertools import pairwise
+
 import pytest
 
 from shaketable import networks
@@ -11,8 +13,9 @@ from shaketable.training import NAMED, learning_rate, named
 @pytest.mark.parametrize("name", NAMED)
 def test_a_named_recipe_has_data_and_a_network_that_exist(name):
     recipe = named(name)
-    text = recipe.data in TEXTS
-    shape, classes = ((64,), 1000) if text else (SOURCES[recipe.data].shape, SOURCES[recipe.data].classes)
+    known = {name: (source.shape, source.classes) for name, source in SOURCES.items()}
+    known |= dict.fromkeys(TEXTS, ((64,), 1000)) | {"imagenet.npz": ((3, 224, 224), 1000)}
+    shape, classes = known[recipe.data]
     networks.construct(recipe.network, shape, classes, **recipe.network_args)
 
 
@@ -70,3 +73,26 @@ def test_double_descent_is_appendix_a_4_of_kuhn_et_al():
 def test_a_linear_schedule_needs_the_two_epochs_between_which_it_falls():
     with pytest.raises(InputError, match=r"give two epochs, between which the learning rate falls"):
         named("double-descent", milestones=(100,))
+
+
+def test_sparsity_is_appendix_d_of_zhao_et_al():
+    recipe = named("sparsity", weight_decay=1e-4, network_args={"dropout": 0.5})
+    assert (recipe.network, recipe.data, recipe.batch_size, recipe.momentum) == ("vgg16-bn", "cifar100", 128, 0.9)
+    assert recipe.network_args == {"dropout": 0.5}
+    assert [named(f"sparsity{end}").network for end in ("-mobilenet", "-resnet34")] == ["mobilenet", "resnet34-bn"]
+
+
+def test_each_of_the_models_a_to_e_on_imagenet_leaves_out_one_thing_more():
+    models = [named(f"sparsity-imagenet-{letter}").to_dict() for letter in "abcde"]
+    differing = [{key for key in one if one[key] != other[key]} for one, other in pairwise(models)]
+    assert differing == [{"augmentation"}, {"momentum"}, {"network_args"}, {"network_args", "weight_decay"}]
+    a, *_, e = models
+    assert (a["learning_rate"], a["momentum"], a["weight_decay"], a["batch_size"], a["epochs"]) == (
+        0.01,
+        0.9,
+        5e-4,
+        256,
+        74,
+    )
+    assert a["network_args"] == {"dropout": 0.5}
+    assert (e["augmentation"], e["network_args"], e["momentum"], e["weight_decay"]) == ([], {}, 0, 0)
