@@ -254,8 +254,6 @@ def _notes(number: int, cell: Cell) -> list[str]:
         return [f"cell {number}: without long-range links its density is 0, and it adds nothing to the mass."]
     if cell.capped:
         most = cell.width * (cell.depth - 2)
-        return [
-            f"cell {number}: {cell.links} links are more than the {most} earlier channels that a layer has at most; each is "
-            "linked to all there are."
-        ]
+        there = f"more than the {most} earlier channels that a layer has at most"
+        return [f"cell {number}: {cell.links} links are {there}; each is linked to all there are."]
     return []

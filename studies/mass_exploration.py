@@ -1,0 +1,125 @@
+"""Table 2 and figures 3 to 6, 10 and 11 of the NN-Mass paper: does the mass of a network tell its accuracy before training?
+
+Networks of three cells over depths and densities; test accuracy against density, parameters and mass, lines fitted to their
+logarithms, accuracies predicted for depths that the line has not seen, and zero-cost proxies of the same networks beside them.
+
+The small setting has cells of 4 to 7 layers of 4, 8 and 16 channels, wider steps of density, 2,500 images of CIFAR-10 and 5 epochs in
+bfloat16; the full one has the paper's networks of table 2, widths 1, 2 and 3, CIFAR-100, and the depths of appendix H.2.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from shaketable.topology import Cell, links_for_density
+from shaketable.training import Recipe
+from shaketable.zoo import Plan, Zoo, run
+from studies.common import Options, options
+
+SEEDS = (0, 1, 2)
+PARTS = ("train", "measure", "report")
+# Depth of a cell -> links of its three cells, by density (0.1, 0.15, 0.2, 0.25, 0.3), as table 2 prints them (width multiplier 2).
+TABLE_2 = {
+    9: ((10, 35, 50), (20, 45, 75), (30, 50, 100), (40, 60, 120), (50, 70, 145)),
+    12: ((20, 40, 70), (30, 50, 100), (40, 80, 125), (50, 105, 150), (60, 130, 170)),
+    15: ((25, 50, 90), (35, 80, 125), (50, 105, 150), (70, 130, 170), (90, 150, 210)),
+    20: ((30, 80, 117), (50, 110, 150), (70, 140, 200), (90, 175, 250), (110, 215, 300)),
+}
+DENSITIES = (0.1, 0.15, 0.2, 0.25, 0.3)
+# Appendix H.2: depths 28, 43, 52 and 58 are cells of 8, 13, 16 and 18 layers; it prints densities and no links.
+UNSEEN = {depth: (0.125, 0.175, 0.225, 0.275, 0.325) for depth in (8, 13, 16, 18)}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Networks of one width and data set: those that a line is fitted to, and those that it is then asked about.
+
+    Args:
+        name: what it is called in tables.
+        designs: cells of each network.
+        base: the recipe of all.
+        unseen: depths of cells that are held out together; without any, each depth is held out in turn.
+    """
+
+    name: str
+    designs: tuple[tuple[Cell, ...], ...]
+    base: Recipe
+    unseen: tuple[int, ...] = ()
+
+
+def cells(depth: int, widths: Sequence[int], density: float) -> tuple[Cell, ...]:
+    """Cells of one depth with the links that come nearest to a density."""
+    return tuple(Cell(depth, width, links_for_density(depth, width, density)) for width in widths)
+
+
+def printed(width: int = 2) -> tuple[tuple[Cell, ...], ...]:
+    """The networks of table 2; of other widths than 2, whose links it does not print, those of its densities."""
+    widths = [16 * 2**c * width for c in range(3)]
+    if width != 2:
+        return tuple(cells(depth, widths, density) for depth in TABLE_2 for density in DENSITIES)
+    return tuple(
+        tuple(Cell(depth, w, t) for w, t in zip(widths, links, strict=True))
+        for depth, rows in TABLE_2.items()
+        for links in rows
+    )
+
+
+def name_of(design: Iterable[Cell]) -> str:
+    """The name by which a design is built."""
+    return "linked-" + "-".join(map(str, design))
+
+
+FULL = Recipe(
+    data="cifar10",
+    learning_rate=0.05,
+    schedule="cosine",
+    weight_decay=5e-4,
+    augmentation=("pad-crop:4", "flip", "cutout:16"),
+    epochs=200,
+    checkpoints=(0,),
+    evaluate_every=50,
+)
+SMALL = FULL.changed(
+    data_args={"train_examples": 2500, "test_examples": 3000},
+    batch_size=64,
+    epochs=5,
+    evaluate_every=5,
+    precision="bfloat16",
+)
+UNSEEN_DESIGNS = tuple(cells(depth, (32, 64, 128), one) for depth, found in UNSEEN.items() for one in found)
+SETTINGS = {
+    "small": (
+        Group(
+            "CIFAR-10 slice",
+            tuple(cells(depth, (4, 8, 16), one) for depth in (4, 5, 6, 7) for one in (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)),
+            SMALL,
+        ),
+    ),
+    "full": (
+        Group("CIFAR-10, width 2", printed() + UNSEEN_DESIGNS, FULL, tuple(UNSEEN)),
+        Group("CIFAR-10, width 1", printed(1), FULL),
+        Group("CIFAR-10, width 3", printed(3), FULL),
+        Group("CIFAR-100, width 2", printed(), FULL.changed(data="cifar100")),
+    ),
+}
+
+
+def plan(group: Group) -> Plan:
+    """The zoo of a group: each design with three seeds."""
+    return Plan.grid(group.base, {"network": [name_of(design) for design in group.designs], "seed": SEEDS})
+
+
+def zoo_of(group: Group, chosen: Options) -> Zoo:
+    """The zoo of a group, trained; what is trained already is found, not trained again."""
+    folder = chosen.runs / "mass" / group.name.replace(",", "").replace(" ", "-")
+    return run(plan(group), folder, data_root=chosen.data_root, device=chosen.device)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the study from the command line."""
+    chosen = options("mass_exploration", __doc__.partition("\n")[0], arguments, PARTS)
+    for group in SETTINGS[chosen.setting]:
+        zoo_of(group, chosen)
+
+
+if __name__ == "__main__":
+    main()
