@@ -1,5 +1,7 @@
 """The table of a study's network and its randomised versions under attack: its rows, its store, what is refused."""
 
+import copy
+
 import pytest
 import torch
 
@@ -66,6 +68,30 @@ def test_a_table_is_kept_goes_on_where_it_was_stopped_and_is_read_when_it_is_don
     assert done == ["baseline", "r=2, s=1", "r=2, s=1"], "the baseline was kept"
     (folder,) = tmp_path.iterdir()
     assert Attacks.load(folder).summary().equals(whole.summary())
+
+
+def test_the_final_weights_are_attacked_whatever_weights_the_network_holds(captum, attackable):
+    assert attackable.init is not None
+    untrained = copy.deepcopy(attackable.network)
+    untrained.load_state_dict(attackable.init)
+    study = Study(untrained.eval(), final=attackable.final, init=attackable.init, test=attackable.test)
+    expected = attacked(attackable, NORMALISATION, r=2, **FEW).table
+    assert attacked(study, NORMALISATION, r=2, **FEW).table.equals(expected)
+    assert not attacked(Study(untrained, test=attackable.test), NORMALISATION, s=(0,), **FEW).table.equals(
+        expected.filter(model="baseline")
+    )
+
+
+def test_a_kept_table_is_not_read_for_fresh_weights_of_another_distribution(captum, attackable, tmp_path):
+    def initialise(network, generator):
+        for parameter in network.parameters():
+            torch.nn.init.constant_(parameter, float(torch.rand((), generator=generator)))
+
+    own = Study(attackable.network, init=attackable.init, test=attackable.test, initialise=initialise)
+    few = {"r": 2, "attacks": (), "repeats": 1}
+    kept = [attacked(study, NORMALISATION, **few, store=tmp_path) for study in (attackable, own)]
+    assert kept[1].table.equals(attacked(own, NORMALISATION, **few).table)
+    assert not kept[1].table.equals(kept[0].table)
 
 
 @pytest.mark.parametrize(

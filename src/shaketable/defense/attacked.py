@@ -11,7 +11,16 @@ from torch import nn
 
 from shaketable.data.data import Normalisation
 from shaketable.defense.attacks import ATTACK_SCHEMA, ATTACKS, Attack, attack_summary, attack_table, check_budget
-from shaketable.defense.classifier import Normalised, RandomisedClassifier, check_whole, images_of, pixels
+from shaketable.defense.classifier import (
+    Normalised,
+    RandomisedClassifier,
+    check_whole,
+    images_of,
+    pixels,
+    with_final_weights,
+)
+from shaketable.identity import fingerprint
+from shaketable.params import state
 from shaketable.probes.cells import Cells
 from shaketable.probes.stored import Result, facts_of, identity_of, stored, time_taken
 from shaketable.progress import progress
@@ -105,7 +114,7 @@ def attacked(
         check_whole(gradient_draws=number)
     for attack in attacks:
         check_budget(attack, images_of(data), eps, steps, step_size, (0.0, 1.0))
-    networks: dict[str, nn.Module] = {BASELINE: study.network}
+    networks: dict[str, nn.Module] = {BASELINE: with_final_weights(study)}
     for stages in dict.fromkeys(s):
         if stages != 0:
             networks[f"r={r}, s={stages}"] = RandomisedClassifier(study, r=r, s=stages, seed=seed)
@@ -139,6 +148,7 @@ def attacked(
         return Attacks(pl.DataFrame(found, schema=ATTACK_SCHEMA), facts | time_taken(started))
 
     def identity() -> dict[str, Any]:
-        return identity_of(study, "attack", VERSION, {"test": data}, **asked)
+        weights = {name: fingerprint(state(network)) for name, network in networks.items()}
+        return identity_of(study, "attack", VERSION, {"test": data}, **asked | {"models": weights})
 
     return stored(Attacks, store, identity, measure, command)

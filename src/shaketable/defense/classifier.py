@@ -80,6 +80,21 @@ def pixels(data: Data, normalisation: Normalisation | None) -> Data:
     return Data(raw.clamp(0, 1), data.labels, data.classes, data.corrupted)
 
 
+def with_final_weights(study: Study) -> nn.Module:
+    """A copy of a study's network that holds the final weights, whatever weights the network itself has."""
+    network = copy.deepcopy(study.network)
+    _write(network, study.final)
+    return network
+
+
+@torch.no_grad()
+def _write(module: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Copy tensors into a module of our own, by name."""
+    own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    for name, value in values.items():
+        own[name].copy_(value)
+
+
 class _Choice(nn.Module):
     """A block with trained weights beside copies with fresh ones; each example takes the one that was chosen for it."""
 
@@ -157,8 +172,7 @@ class RandomisedClassifier(nn.Module):
             )
         self.r, self.s, self.seed = r, s, seed
         self.stages = {stage: tuple(b.name for b in blocks if b.stage == stage) for stage in stages}
-        self.network = copy.deepcopy(study.network)
-        self._write(self.network, study.final)
+        self.network = with_final_weights(study)
         copies: dict[str, list[nn.Module]] = {block.name: [] for block in blocks}
         for number in range(r if s else 0):
             self._draw_set(study, blocks, number, copies)
@@ -184,16 +198,8 @@ class RandomisedClassifier(nn.Module):
                 )
             module = copy.deepcopy(self.network.get_submodule(block.name))
             prefix = f"{block.name}."
-            self._write(module, {name.removeprefix(prefix): fresh[name] for name in block.params})
+            _write(module, {name.removeprefix(prefix): fresh[name] for name in block.params})
             copies[block.name].append(module)
-
-    @staticmethod
-    @torch.no_grad()
-    def _write(module: nn.Module, values: Mapping[str, Tensor]) -> None:
-        """Copy tensors into a module of our own, by name."""
-        own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        for name, value in values.items():
-            own[name].copy_(value)
 
     def reseed(self, seed: int) -> None:
         """Begin the choices of a seed anew."""
