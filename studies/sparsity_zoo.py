@@ -1,0 +1,119 @@
+"""The zoo of Zhao, Zhang, Hu (2021): VGG-16, MobileNet and ResNet-34 over a wide range of gaps, with their sparsity.
+
+Run it with ``python -m studies.sparsity_zoo`` (small: 60 networks for two cores) or ``--setting full`` (the paper's, for a GPU). It
+trains the zoo, takes the measures, and writes the zoo's table; ``studies.sparsity_figures`` makes figures and tables of it.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from shaketable import zoo
+from shaketable.files import write_atomically
+from shaketable.identity import generator_from
+from shaketable.measures import MEASURES
+from shaketable.training import named
+from shaketable.zoo import Plan
+from studies.common import Options, options
+
+CORRUPTION = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+"""The fractions of corrupted labels of appendix D; every other axis is drawn beside them."""
+MOMENTUM = (0.0, 0.5, 0.9)
+WEIGHT_DECAY = (0.0, 1e-4)
+AUGMENTATION = ((), ("pad-crop:4", "flip", "rotation:15"))
+SMALL_AUGMENTATION = ((), ("flip",))
+"""With more than flips, random labels are not learnt within the epochs of the small setting."""
+SEED = 0
+"""Of the draw of the combinations."""
+FULL = {"vgg16": 80, "mobilenet": 40, "resnet34-bn": 40}
+"""Networks of each architecture: 80 VGG-16 in the paper, which does not print how many of the other two."""
+SMALL = {"vgg16": 36, "mobilenet": 12, "resnet34-bn": 12}
+RECIPES = {"vgg16": "sparsity", "mobilenet": "sparsity-mobilenet", "resnet34-bn": "sparsity-resnet34"}
+RATE, PLAIN_RATE = 0.01, 0.01
+"""Learning rates at a momentum of 0.9: of the small setting, and of VGG-16 without batch norm in the full one."""
+WIDTHS = {"vgg16": 0.125, "mobilenet": 0.125, "resnet34-bn": 0.0625}
+"""Of the small setting: 64 units in the last convolution of VGG-16, 128 in that of MobileNet, 32 in that of ResNet-34."""
+SLICE = {
+    "data": "fashion-mnist",
+    "data_args": {"train_examples": 500, "test_examples": 1000, "pad": 2},
+    "epochs": 120,
+    "schedule": "constant",
+    "evaluate_every": 5,
+    "stop_below": 0.05,
+    "precision": "bfloat16",
+}
+"""What the small setting changes: 500 images of Fashion-MNIST, padded to 32x32, until the training loss is below 0.05 nats."""
+WANTED = (
+    *("zeta", "kappa", "generalization_error", "training_loss", "inverse_margin", "normalised_margin"),
+    *("product_of_spectral_norms", "path_norm", "squared_distance_to_init"),
+)
+"""Measures of every network: the paper's two, the gap, and some that :mod:`shaketable.estimators` may take as well."""
+
+
+def drawn(axes: Mapping[str, Sequence[Any]], count: int, seed: int) -> list[dict[str, Any]]:
+    """Combinations of values, so many that each value of an axis comes as often as any other, give or take one.
+
+    The first axis goes round in order; the others are drawn, each by itself.
+    """
+    first, *others = axes
+    columns = {first: [axes[first][number % len(axes[first])] for number in range(count)]}
+    for name in others:
+        order = torch.randperm(count, generator=generator_from(seed, name)).tolist()
+        columns[name] = [axes[name][place % len(axes[name])] for place in order]
+    return [{name: column[number] for name, column in columns.items()} for number in range(count)]
+
+
+def recipes(network: str, count: int, small: bool) -> list[dict[str, Any]]:
+    """The fields of ``count`` networks of an architecture; VGG-16 alone varies batch norm and dropout."""
+    axes: dict[str, Sequence[Any]] = {
+        "label_corruption": CORRUPTION,
+        "momentum": MOMENTUM,
+        "weight_decay": WEIGHT_DECAY,
+    }
+    axes |= (
+        {"batch_size": (16, 32, 64), "augmentation": SMALL_AUGMENTATION}
+        if small
+        else {"batch_size": (128, 256, 512), "augmentation": AUGMENTATION}
+    )
+    if network == "vgg16":
+        axes |= {"network": ("vgg16", "vgg16-bn"), "network_args.dropout": (0.0, 0.3, 0.5)}
+    start = named(RECIPES[network])
+    made = []
+    for number, values in enumerate(drawn(axes, count, SEED)):
+        one = {"network": network} | values | {"seed": number}
+        rate = RATE if small else PLAIN_RATE if one["network"] == "vgg16" else start.learning_rate
+        # Momentum m lengthens steps by 1 / (1 - m): the rates are for the 0.9 of the recipe.
+        one["learning_rate"] = round(rate * (1 - values["momentum"]) / (1 - start.momentum), 9)
+        made.append(one | ({"network_args.width": WIDTHS[network]} if small else {}))
+    return made
+
+
+def plan(setting: str) -> Plan:
+    """The plan of the small or the full setting."""
+    small = setting == "small"
+    base = named("sparsity")
+    if small:
+        base = base.replace(**SLICE)
+    networks = [one for name, count in (SMALL if small else FULL).items() for one in recipes(name, count, small)]
+    return Plan.listed(base, networks)
+
+
+def zoo_of(chosen: Options) -> zoo.Zoo:
+    """The zoo of a setting, trained and measured; what is there already is not done again."""
+    where = {"data_root": chosen.data_root, "device": chosen.device}
+    found = zoo.run(plan(chosen.setting), chosen.runs / f"sparsity-zoo-{chosen.setting}", **where)
+    print(f"{found.path}: trained, measuring", file=sys.stderr, flush=True)
+    zoo.measure(found, [name for name in WANTED if name in MEASURES], **where)
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    chosen = options("sparsity_zoo", __doc__ or "", arguments)
+    write_atomically(chosen.out / "zoo.parquet", zoo_of(chosen).table().write_parquet)
+    print(chosen.out / "zoo.parquet")
+
+
+if __name__ == "__main__":
+    main()
