@@ -124,6 +124,11 @@ def write_facts(networks: Iterable[Robustness | Run], chosen: Options) -> None:
     write_text(chosen.out / "results.json", json.dumps(facts, indent=1) + "\n")
 
 
+def versions() -> dict[str, Any]:
+    """What the last digits depend on."""
+    return {"shaketable": __version__, "torch": torch.__version__, "threads": torch.get_num_threads()}
+
+
 def _facts(network: Robustness | Run) -> dict[str, Any]:
     """What there is to know of one network, and of its robustness where that was measured."""
     history = network.history

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
-import torch
 
-from shaketable import __version__
 from shaketable.errors import InputError, RunError
 from shaketable.files import write_text
 from shaketable.measures import MEASURES, measurements
@@ -18,7 +16,7 @@ from shaketable.probes.criticality import ALPHAS, SIGMAS, Criticality, criticali
 from shaketable.statistics import kendall_tau, kendall_tau_stderr
 from shaketable.study import Study
 from shaketable.training import Recipe, Run, recipes, train
-from studies.common import Options, markdown, write_table
+from studies.common import Options, markdown, versions, write_table
 from studies.published import COLUMNS, Published
 
 EPSILON = 0.1
@@ -328,8 +326,3 @@ def write_family(family: Family, printed: Published, name: str, chosen: Options)
         **versions(),
     }
     write_text(chosen.out / f"{name}.json", json.dumps(facts, indent=1) + "\n")
-
-
-def versions() -> dict[str, Any]:
-    """What the last digits depend on."""
-    return {"shaketable": __version__, "torch": torch.__version__, "threads": torch.get_num_threads()}

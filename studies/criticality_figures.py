@@ -24,8 +24,8 @@ from shaketable.params import linear_layers
 from shaketable.probes import Robustness, operator_norms, path, robustness, similarity, spectra, valley
 from shaketable.study import Study
 from shaketable.training import Recipe, Run
-from studies.common import Options, markdown, options, write_figure, write_table
-from studies.criticality import SMALL_SEARCH, Search, paper, searched, small, study_of, trained, versions
+from studies.common import Options, markdown, options, versions, write_figure, write_table
+from studies.criticality import SMALL_SEARCH, Search, paper, searched, small, study_of, trained
 
 CORRUPTED = {"label_corruption": 0.2, "weight_decay": 0.0, "augmentation": ()}
 SIGMAS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)

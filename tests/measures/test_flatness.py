@@ -137,6 +137,11 @@ def test_the_losses_of_training_come_from_the_history_or_from_the_checkpoints():
     assert m.last_training_loss(study).value == pytest.approx(m.training_loss(study).value, rel=1e-9)
     history = pl.DataFrame({"epoch": [0, 1, 2, 3], "train_loss": [9.0, 1.0, 2.0, 4.0]})
     assert m.sum_of_training_losses(Study(network, **given, history=history)).value == 7
+    seen = Study(network, **given, history=history.with_columns(running_loss=pl.Series([None, 5.0, 6.0, 7.0])))
+    assert m.sum_of_training_losses(seen, running=True).value == 18
+    assert "no running loss of epoch 1" in str(
+        m.sum_of_training_losses(Study(network, **given, history=history), running=True).reason
+    )
     few = given | {"checkpoints": {0: weights[0], 3: weights[3]}}
     assert "epoch 1 has neither a training loss" in str(m.sum_of_training_losses(Study(network, **few)).reason)
     told = history.with_columns(train_loss=pl.when(pl.col("epoch") != 2).then("train_loss"))

@@ -38,17 +38,19 @@ def training_loss(study: Study) -> Measurement:
 
 
 @measure(symbol="SoTL", direction="lower", needs=("trajectory", "train"), paper=RU)
-def sum_of_training_losses(study: Study, last: int | None = None) -> Measurement:
+def sum_of_training_losses(study: Study, last: int | None = None, running: bool = False) -> Measurement:
     r"""Sum of training losses (SoTL): over the epochs of training; it is small where training was fast.
 
     .. math:: \sum_{t=1}^{T} L(f_{w_t}, S)
 
     with the weights :math:`w_t` at the end of epoch t, as the run's history has them or else from a checkpoint of each epoch.
-    Not done: the losses of single steps, which the history does not have.
+    With ``running`` the mean loss of each epoch as training saw it, over weights that still move, with augmentation and dropout:
+    that of Ru et al., which needs no evaluation between epochs. Not done: the losses of single steps, which the history does not have.
 
     Args:
         study: with training data, and a history or a checkpoint of every epoch.
         last: only so many of the last epochs (SoTL-E, whose E is this number).
+        running: take the running losses of the history.
 
     Returns: at least 0, in nats. Unavailable where an epoch is missing.
 
@@ -73,12 +75,14 @@ def sum_of_training_losses(study: Study, last: int | None = None) -> Measurement
     if last is not None and (isinstance(last, bool) or not isinstance(last, int) or not 1 <= last <= final):
         raise InputError(f"last={last!r}: give a number of epochs from 1 to {final}.")
     wanted = range(1 if last is None else final - last + 1, final + 1)
-    told = {}
-    if study.history is not None and {"epoch", "train_loss"} <= set(study.history.columns):
-        told = dict(zip(study.history["epoch"].to_list(), study.history["train_loss"].to_list(), strict=True))
+    told, column = {}, "running_loss" if running else "train_loss"
+    if study.history is not None and {"epoch", column} <= set(study.history.columns):
+        told = dict(zip(study.history["epoch"].to_list(), study.history[column].to_list(), strict=True))
     losses = []
     for epoch in wanted:
         loss = told.get(epoch)
+        if loss is None and running:
+            raise Unavailable(f"the history has no running loss of epoch {epoch}")
         if loss is None and epoch not in study.epochs:
             raise Unavailable(f"epoch {epoch} has neither a training loss in the history nor a checkpoint")
         losses.append(_loss(study, study.checkpoint(epoch)) if loss is None else loss)
