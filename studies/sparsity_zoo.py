@@ -1,6 +1,6 @@
 """The zoo of Zhao, Zhang, Hu (2021): VGG-16, MobileNet and ResNet-34 over a wide range of gaps, with their sparsity.
 
-Run it with ``python -m studies.sparsity_zoo`` (small: 60 networks for two cores) or ``--setting full`` (the paper's, for a GPU). It
+Run it with ``python -m studies.sparsity_zoo`` (small: 64 networks for two cores) or ``--setting full`` (the paper's, for a GPU). It
 trains the zoo, takes the measures, and writes the zoo's table; ``studies.sparsity_figures`` makes figures and tables of it.
 """
 
@@ -23,16 +23,19 @@ CORRUPTION = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 MOMENTUM = (0.0, 0.5, 0.9)
 WEIGHT_DECAY = (0.0, 1e-4)
 AUGMENTATION = ((), ("pad-crop:4", "flip", "rotation:15"))
-SMALL_AUGMENTATION = ((), ("flip",))
-"""With more than flips, random labels are not learnt within the epochs of the small setting."""
+DROPOUT = (0.0, 0.3, 0.5)
+SMALL_AUGMENTATION, SMALL_DROPOUT = ((), ("flip",)), (0.0, 0.1, 0.3)
+"""With more than that, random labels are not learnt within the epochs of the small setting."""
 SEED = 0
 """Of the draw of the combinations."""
 FULL = {"vgg16": 80, "mobilenet": 40, "resnet34-bn": 40}
 """Networks of each architecture: 80 VGG-16 in the paper, which does not print how many of the other two."""
-SMALL = {"vgg16": 36, "mobilenet": 12, "resnet34-bn": 12}
+SMALL = {"vgg16": 40, "mobilenet": 12, "resnet34-bn": 12}
 RECIPES = {"vgg16": "sparsity", "mobilenet": "sparsity-mobilenet", "resnet34-bn": "sparsity-resnet34"}
-RATE, PLAIN_RATE = 0.01, 0.01
-"""Learning rates at a momentum of 0.9: of the small setting, and of VGG-16 without batch norm in the full one."""
+PLAIN_RATE = 0.01
+"""The learning rate of VGG-16 without batch norm at a momentum of 0.9, in the full setting."""
+SMALL_RATES = {"vgg16": 0.01, "mobilenet": 0.01, "resnet34-bn": 0.02}
+"""The learning rates of the small setting at a momentum of 0.9: at 0.05 a VGG-16 of this width does not learn random labels."""
 WIDTHS = {"vgg16": 0.125, "mobilenet": 0.125, "resnet34-bn": 0.0625}
 """Of the small setting: 64 units in the last convolution of VGG-16, 128 in that of MobileNet, 32 in that of ResNet-34."""
 SLICE = {
@@ -78,12 +81,12 @@ def recipes(network: str, count: int, small: bool) -> list[dict[str, Any]]:
         else {"batch_size": (128, 256, 512), "augmentation": AUGMENTATION}
     )
     if network == "vgg16":
-        axes |= {"network": ("vgg16", "vgg16-bn"), "network_args.dropout": (0.0, 0.3, 0.5)}
+        axes |= {"network": ("vgg16", "vgg16-bn"), "network_args.dropout": SMALL_DROPOUT if small else DROPOUT}
     start = named(RECIPES[network])
     made = []
     for number, values in enumerate(drawn(axes, count, SEED)):
         one = {"network": network} | values | {"seed": number}
-        rate = RATE if small else PLAIN_RATE if one["network"] == "vgg16" else start.learning_rate
+        rate = SMALL_RATES[network] if small else PLAIN_RATE if one["network"] == "vgg16" else start.learning_rate
         # Momentum m lengthens steps by 1 / (1 - m): the rates are for the 0.9 of the recipe.
         one["learning_rate"] = round(rate * (1 - values["momentum"]) / (1 - start.momentum), 9)
         made.append(one | ({"network_args.width": WIDTHS[network]} if small else {}))
