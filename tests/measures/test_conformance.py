@@ -55,6 +55,8 @@ GOLDEN = {
     "training_loss": 0.472412481256,
     "sum_of_training_losses": 0.951123901035,
     "last_training_loss": 0.472412481256,
+    "zeta": 0.5,
+    "kappa": 0.09782608695652173,
 }
 """Values on the study below, as they were when each was added; a change of one raises the measure's version."""
 CHANGES = {"batch_size": 4, "batch": 4}

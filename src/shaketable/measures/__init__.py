@@ -46,6 +46,7 @@ from shaketable.measures.pruning import (
     sum_of_squared_spectral_norms_pruned,
 )
 from shaketable.measures.sharpness import sharpness_keskar2017
+from shaketable.measures.sparsity import kappa, zeta
 from shaketable.measures.training import last_training_loss, sum_of_training_losses, training_loss
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "hessian_spectrum",
     "hessian_trace",
     "inverse_margin",
+    "kappa",
     "last_training_loss",
     "magnitude_flatness_jiang2020",
     "magnitude_flatness_kuhn2021",
@@ -96,4 +98,5 @@ __all__ = [
     "sum_of_stable_ranks",
     "sum_of_training_losses",
     "training_loss",
+    "zeta",
 ]

@@ -1,5 +1,6 @@
 """Tables to figures; nothing is computed here but means over draws."""
 
+from shaketable.plots.ablation import ablation_curves, sparsity_scatter
 from shaketable.plots.criticality import criticality_bars, criticality_curve
 from shaketable.plots.drawing import FINAL, RAND
 from shaketable.plots.layer_sets import joint_heatmap, trade_off_curve
@@ -26,6 +27,7 @@ __all__ = [
     "QUANTITIES",
     "RAND",
     "TARGETS",
+    "ablation_curves",
     "cells",
     "criticality_bars",
     "criticality_curve",
@@ -42,6 +44,7 @@ __all__ = [
     "save",
     "sensitivity_heatmap",
     "similarity_heatmap",
+    "sparsity_scatter",
     "spectrum_curves",
     "tau_heatmap",
     "trade_off_curve",

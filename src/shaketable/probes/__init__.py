@@ -1,5 +1,6 @@
 """Tables about layers."""
 
+from shaketable.probes.ablation import Ablation, ablation
 from shaketable.probes.criticality import Criticality, criticality
 from shaketable.probes.distances import distances
 from shaketable.probes.joint import JointCriticality, joint_criticality
@@ -15,6 +16,7 @@ from shaketable.probes.spectra import operator_norms, spectra
 from shaketable.probes.valleys import Valley, valley
 
 __all__ = [
+    "Ablation",
     "Criticality",
     "JointCriticality",
     "JointRobustness",
@@ -24,6 +26,7 @@ __all__ = [
     "Robustness",
     "Sensitivity",
     "Valley",
+    "ablation",
     "cka",
     "criticality",
     "distances",
