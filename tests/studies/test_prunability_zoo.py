@@ -50,6 +50,7 @@ def test_the_fitted_margins_are_the_least_squares_prediction_and_the_best_variab
     assert set(best["direction"]) == {"higher"}
 
 
+@pytest.mark.slow
 def test_a_toy_runs_from_training_to_tables_and_figures(tmp_path):
     base = prunability_zoo.SMALL.replace(
         data="digits",
