@@ -26,7 +26,7 @@ TABLE_2 = {
 }
 DENSITIES = (0.1, 0.15, 0.2, 0.25, 0.3)
 # Appendix H.2: depths 28, 43, 52 and 58 are cells of 8, 13, 16 and 18 layers; it prints densities and no links.
-UNSEEN = {depth: (0.125, 0.175, 0.225, 0.275, 0.325) for depth in (8, 13, 16, 18)}
+UNSEEN = dict.fromkeys((8, 13, 16, 18), (0.125, 0.175, 0.225, 0.275, 0.325))
 
 
 @dataclass(frozen=True)
