@@ -1,0 +1,13 @@
+"""A zoo of twelve small networks, trained and measured once."""
+
+import pytest
+from tests.zoo.plans import tiny
+
+from shaketable import zoo
+
+
+@pytest.fixture(scope="session")
+def small_zoo(tmp_path_factory):
+    """Twelve fully connected networks, with three measures each."""
+    found = zoo.run(tiny(widths=(8, 9), seeds=range(6)), tmp_path_factory.mktemp("zoo"))
+    return zoo.measure(found, ["training_loss", "squared_distance_to_init", "path_norm"])
