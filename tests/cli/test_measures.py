@@ -10,12 +10,12 @@ from shaketable import cli
 from shaketable.measures import MEASURES
 from shaketable.study import Study
 
-QUICK = ["--measure", "number_of_parameters", "--measure", "squared_distance_to_init"]
+QUICK = ["--only", "number_of_parameters", "squared_distance_to_init"]
 BOUND = ["--draws", 3, "--search-draws", 1]
 
 
 def test_every_measure_has_a_row_with_its_direction_and_a_number_or_a_reason(trained, capsys):
-    code, out, _ = call("measures", trained, "--draws", 2, "--json", capsys=capsys)
+    code, out, _ = call("measure", trained, "--draws", 2, "--json", capsys=capsys)
     rows = answer(out)["measures"]
     assert code == 0
     assert [row["measure"] for row in rows] == list(MEASURES)
@@ -25,8 +25,20 @@ def test_every_measure_has_a_row_with_its_direction_and_a_number_or_a_reason(tra
     assert "the clean training error is" in searched["reason"], "this network has learnt next to nothing"
 
 
+def test_measures_are_listed_with_needs_direction_and_paper(capsys):
+    code, out, _ = call("measures", "--json", capsys=capsys)
+    assert code == 0
+    listed = answer(out)["measures"]
+    assert list(listed) == list(MEASURES)
+    one = listed["squared_distance_to_init"]
+    assert (one["needs"], one["direction"]) == (["init"], "lower")
+    _, told, _ = call("measures", capsys=capsys)
+    assert all(kind.paper in told for kind in MEASURES.values())
+    assert "shaketable[weightwatcher]" in told
+
+
 def test_the_number_of_parameters_is_that_of_the_network(trained, capsys):
-    _, out, _ = call("measures", trained, *QUICK, "--json", capsys=capsys)
+    _, out, _ = call("measure", trained, *QUICK, "--json", capsys=capsys)
     count = {row["measure"]: row["value"] for row in answer(out)["measures"]}["number_of_parameters"]
     assert count == (64 * 8 + 8) + (8 * 8 + 8) + (8 * 10 + 10)
 
@@ -35,7 +47,7 @@ def test_a_measure_that_needs_test_data_is_left_out_where_there_are_none(trained
     study = Study.from_run(trained)
     bare = Study(study.network, final=study.final, train=(study.data("train").inputs, study.data("train").labels))
     monkeypatch.setattr(cli.measures, "opened", lambda run, source: (bare, tmp_path))
-    code, out, _ = call("measures", trained, "--draws", 2, "--json", capsys=capsys)
+    code, out, _ = call("measure", trained, "--draws", 2, "--json", capsys=capsys)
     assert code == 0
     rows = {row["measure"]: row for row in answer(out)["measures"]}
     assert set(rows) == set(MEASURES) - {"generalization_error"}
@@ -75,7 +87,7 @@ def test_report_gathers_the_newest_result_of_each_kind(trained, tmp_path, capsys
         "robustness": ["--draws", 1, "--split", "test"],
         "criticality": ["--threshold", "increase", "--epsilon", 0.2, "--draws", 2],
         "path": ["--points", 2, "--valley", "layer1", "--sigma", 0.1, "--draws", 1],
-        "measures": QUICK,
+        "measure": QUICK,
         "bounds": BOUND,
     }
     for command, options in asked.items():
@@ -105,7 +117,7 @@ def test_report_gathers_the_newest_result_of_each_kind(trained, tmp_path, capsys
 
 
 def test_results_of_other_weights_are_left_out_of_a_report(trained, tmp_path, capsys):
-    for command, options in (("measures", QUICK), ("bounds", BOUND)):
+    for command, options in (("measure", QUICK), ("bounds", BOUND)):
         assert call(command, trained, *options, "--out", tmp_path, "--json", capsys=capsys)[0] == 0
     (file,) = tmp_path.glob("measures/*/provenance.json")
     facts = json.loads(file.read_text())
@@ -126,14 +138,14 @@ def test_results_of_other_data_are_left_out_of_a_report(foreign, monkeypatch, ca
     valley = ["--valley", "layer1", "--sigma", 0.1, "--draws", 1, "--examples", 20]
     assert call("path", *asked, "data.npz", "--points", 2, *valley, capsys=capsys)[0] == 0
     for data, kept in (("other.npz", False), ("data.npz", True)):
-        assert call("measures", *asked, data, *QUICK, capsys=capsys)[0] == 0
+        assert call("measure", *asked, data, *QUICK, capsys=capsys)[0] == 0
         text = (foreign / "results" / "report.html").read_text(encoding="utf-8")
         assert "Measures of this network" in text
         assert ("On the way from initial to trained weights" in text) == kept
         assert ("The valley around that way" in text) == kept
 
 
-@pytest.mark.parametrize("command", ["criticality", "path", "bounds", "measures", "report"])
+@pytest.mark.parametrize("command", ["criticality", "path", "bounds", "measure", "report"])
 def test_every_command_has_help_with_an_example(command, capsys):
     code, out, _ = call(command, "--help", capsys=capsys)
     assert code == 0

@@ -28,7 +28,7 @@ def test_a_plan_is_run_measured_and_ranked_and_each_command_says_what_it_did(pla
     folder = tmp_path / "zoo"
     code, out, _ = call("zoo", "run", plan, "--out", folder, "--json", capsys=capsys)
     assert (code, answer(out)["trained"], answer(out)["failed"]) == (0, 4, {})
-    only = ["--measure", "path_norm", "--measure", "squared_distance_to_init"]
+    only = ["--only", "path_norm", "--only", "squared_distance_to_init"]
     chosen = [*only, "--arg", 'squared_distance_to_init.parameters="all"']
     code, out, _ = call("zoo", "measure", folder, *chosen, "--json", capsys=capsys)
     assert (code, answer(out)["measured"], answer(out)["not_measured"]) == (0, 8, 0)
@@ -49,7 +49,7 @@ def test_a_plan_of_one_network_is_trained_and_cannot_be_ranked(tmp_path, capsys)
     (tmp_path / "plan.toml").write_text(PLAN.replace("[2, 3]", "[2]").replace("[0, 1]", "[0]"))
     folder = tmp_path / "zoo"
     call("zoo", "run", tmp_path / "plan.toml", "--out", folder, capsys=capsys)
-    call("zoo", "measure", folder, "--measure", "path_norm", capsys=capsys)
+    call("zoo", "measure", folder, "--only", "path_norm", capsys=capsys)
     code, _, err = call("zoo", "rank", folder, capsys=capsys)
     assert code == 2
     assert "1 of 1 networks of this zoo have a gap, and two are the fewest that can be ranked" in err

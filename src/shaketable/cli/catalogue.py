@@ -1,4 +1,4 @@
-"""The commands that say what there is: data and networks."""
+"""The commands that say what there is: data, networks and measures."""
 
 from typing import Annotated, Literal
 
@@ -104,3 +104,34 @@ def networks_(
     }
     listed = table(("layer", "kind", "parameters"), [(layer, kind, f"{size:,}") for layer, kind, size in found])
     finish(answer, [listed, f"{name}: {sum(sizes.values()):,} parameters in {len(found)} layers"], json)
+
+
+@app.command(
+    name="measures",
+    help_epilogue="""Examples:
+  shaketable measures
+  shaketable measures --json""",
+)
+def measures_(*, json: Json = False) -> None:
+    """List the measures: what each needs, which direction is good, and its paper; with --json also what it is in a line."""
+    from shaketable.measures import MEASURES
+
+    kinds = MEASURES.values()
+    found = {
+        kind.name: {name: getattr(kind, name) for name in ("symbol", "about", "direction", "version", "paper", "extra")}
+        | {"needs": list(kind.needs), "installed": kind.installed}
+        for kind in kinds
+    }
+    papers = {paper: number for number, paper in enumerate(dict.fromkeys(kind.paper for kind in kinds), start=1)}
+    lines = [
+        (
+            kind.name,
+            ", ".join([*kind.needs, *([f"shaketable[{kind.extra}]"] if kind.extra else [])]) or "weights",
+            kind.direction,
+            f"[{papers[kind.paper]}]",
+        )
+        for kind in kinds
+    ]
+    listed = table(("measure", "needs", "better", "paper"), lines)
+    cited = [f"[{number}] {paper}" for paper, number in papers.items()]
+    finish({"measures": found}, [listed, *cited, "", "next: shaketable measure RUN --only NAME"], json)

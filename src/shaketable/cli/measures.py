@@ -1,4 +1,4 @@
-"""The commands that give numbers about a whole network: measures, bounds."""
+"""The commands that give numbers about a whole network: measure, bounds."""
 
 import inspect
 import math
@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from shaketable.cli.criticality import Grouping, Names, Numbers, needs_init, strict
+from shaketable.cli.criticality import Grouping, Numbers, needs_init, strict
 from shaketable.cli.report import written
 from shaketable.cli.source import Source, command_typed, opened
-from shaketable.cli.terminal import Json, app, finish, table, wrapped
+from shaketable.cli.terminal import Json, Only, app, finish, table, wrapped
 
 if TYPE_CHECKING:
     from shaketable.bounds import Bound
@@ -22,31 +22,32 @@ VERSION = 2
 
 
 @app.command(
-    name="measures",
+    name="measure",
     help_epilogue="""Examples:
-  shaketable measures runs/RUN
-  shaketable measures runs/RUN --measure network_criticality --epsilon 0.05 --json""",
+  shaketable measure runs/RUN
+  shaketable measure runs/RUN --only prunability path_norm
+  shaketable measure runs/RUN --only network_criticality --epsilon 0.05 --json""",
 )
-def measures_(
+def measure_(
     run: Path | None = None,
     *,
-    measure: Names = None,
+    only: Only = None,
     epsilon: float = 0.1,
     draws: int = 10,
     seed: int = 0,
     source: Source | None = None,
     json: Json = False,
 ) -> None:
-    """Numbers that should rank networks by how well they generalise: what each is, and which direction is good.
+    """Numbers that should rank networks by how well they generalise, with the direction that is good.
 
-    Either RUN, or --network with --final and --data. Interrupted, the same command goes on.
+    `shaketable measures` lists them. Either RUN, or --network with --final and --data. Interrupted, the same command goes on.
 
     Parameters
     ----------
     run
         The folder of a run.
-    measure
-        The name of one; may be repeated; default all that the data allow: minutes, those of the Hessian most of them.
+    only
+        Names of measures; default all that the data allow: minutes, those of the Hessian most of them.
     epsilon
         The error threshold of those that have one.
     draws
@@ -63,15 +64,15 @@ def measures_(
     from shaketable.report import Measures
 
     started = time.monotonic()
-    for name in measure or []:
+    for name in only or []:
         if name not in MEASURES:
             near = get_close_matches(name, MEASURES, 1)
             meant = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(MEASURES)}."
-            raise InputError(f"--measure {name}: there is no such measure{meant}")
+            raise InputError(f"--only {name}: there is no such measure{meant}")
     _within("--epsilon", epsilon)
     study, folder = opened(run, source)
     chosen = [kind for kind in MEASURES.values() if study.test is not None or "test" not in kind.needs]
-    chosen = [MEASURES[name] for name in dict.fromkeys(measure)] if measure else chosen
+    chosen = [MEASURES[name] for name in dict.fromkeys(only)] if only else chosen
     arguments = {"epsilon": epsilon, "draws": draws, "seed": seed}
     data = {split: one for split, one in (("test", study.test), ("train", study.train)) if one is not None}
 

@@ -37,6 +37,8 @@ Json = Annotated[
 ]
 Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1, ...")]
 Pairs = Annotated[list[str] | None, Parameter(negative=())]
+Only = Annotated[list[str] | None, Parameter(negative=(), consume_multiple=True)]
+"""Names of measures, one or several."""
 
 
 def finish(answer: dict[str, Any], told: Iterable[object], as_json: bool) -> None:

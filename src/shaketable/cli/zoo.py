@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 
 from shaketable.cli.criticality import Names, strict
 from shaketable.cli.source import command_typed
-from shaketable.cli.terminal import Device, Json, Pairs, Root, app, finish, pairs, table, wrapped
+from shaketable.cli.terminal import Device, Json, Only, Pairs, Root, app, finish, pairs, table, wrapped
 
 if TYPE_CHECKING:
     from shaketable.zoo import Plan, Ranking, Zoo
@@ -141,13 +141,13 @@ def run_(
     name="measure",
     help_epilogue="""Examples:
   shaketable zoo measure zoos/first
-  shaketable zoo measure zoos/first --measure prunability --measure path_norm --executor loky --jobs 8
-  shaketable zoo measure zoos/first --measure network_criticality --arg network_criticality.epsilon=0.05""",
+  shaketable zoo measure zoos/first --only prunability path_norm --executor loky --jobs 8
+  shaketable zoo measure zoos/first --only network_criticality --arg network_criticality.epsilon=0.05""",
 )
 def measure_(
     zoo: Path,
     *,
-    measure: Names = None,
+    only: Only = None,
     arg: Pairs = None,
     where: Where | None = None,
     json: Json = False,
@@ -158,8 +158,8 @@ def measure_(
     ----------
     zoo
         The folder of a zoo.
-    measure
-        The name of one; may be repeated; default all.
+    only
+        Names of measures; default all.
     arg
         An argument of a measure as MEASURE.NAME=VALUE; may be repeated.
     """
@@ -172,7 +172,7 @@ def measure_(
         if not argument:
             raise InputError(f"--arg {key}: write MEASURE.NAME=VALUE, such as --arg network_criticality.epsilon=0.05.")
         arguments.setdefault(name, {})[argument] = value
-    found = measured(zoo, measure, arguments, **(where or Where()).arguments())
+    found = measured(zoo, only, arguments, **(where or Where()).arguments())
     _finish(found, found.plan, f"next: shaketable zoo rank {shlex.quote(str(zoo))}", json)
 
 
@@ -186,7 +186,7 @@ def measure_(
 def rank_(
     zoo: Path,
     *,
-    measure: Names = None,
+    only: Only = None,
     target: Literal["gap", "test_error", "loss_gap", "test_loss"] = "gap",
     axis: Names = None,
     information: Annotated[bool, Parameter(negative=())] = False,
@@ -200,8 +200,8 @@ def rank_(
     ----------
     zoo
         The folder of a zoo, or its table as Parquet.
-    measure
-        The name of one; may be repeated; default all that the zoo has.
+    only
+        Names of measures; default all that the zoo has.
     target
         What they should predict.
     axis
@@ -216,7 +216,7 @@ def rank_(
     from shaketable.report import write_report
     from shaketable.zoo import rank, read_table
 
-    result = rank(read_table(zoo), measure, target=target, axes=axis, information=information, command=command_typed())
+    result = rank(read_table(zoo), only, target=target, axes=axis, information=information, command=command_typed())
     folder = out or (zoo if zoo.is_dir() else zoo.parent) / "ranking"
     result.save(folder)
     report = write_report(result, folder / "report.html")
