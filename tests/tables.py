@@ -190,7 +190,7 @@ def joint(groups: dict[str, list[str]] | None = None, removable: bool = True, **
 
 
 def layer_sets(
-    how: str = "reinitialise", largest: Sequence[str] = ("block1", "block3"), complete: bool = True
+    how: str = "reinitialise", largest: Sequence[str] = ("block1", "block3"), complete: bool = True, **facts: Any
 ) -> LayerSets:
     """A search over three candidates whose largest set within five points is ``largest``, on training data."""
     sets = [
@@ -212,8 +212,14 @@ def layer_sets(
     table = pl.DataFrame([dict.fromkeys(SETS) | row for row in rows], schema=SETS)
     given = {"how": how, "split": "train", "tolerance": 0.05, "size": "layers", "largest": list(largest), "draws": 1}
     given |= {"candidates": ["block1", "block3", "block4"], "left_out": {"block0": "its shortcut is no identity"}}
-    given |= {"complete": complete, "beam": None if complete else 3, "checkpoint": 0, "classes": 10}
-    return LayerSets(table, FACTS | given | {"command": "shaketable joint runs/RUN --search"})
+    given |= {
+        "complete": complete,
+        "beam": None if complete else 3,
+        "checkpoint": 0,
+        "classes": 10,
+        "statistics": "keep",
+    }
+    return LayerSets(table, FACTS | given | {"command": "shaketable joint runs/RUN --search"} | facts)
 
 
 def attacks(suspect: bool = False) -> Attacks:

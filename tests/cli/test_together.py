@@ -147,6 +147,9 @@ def test_networks_from_files_without_initial_weights_are_searched_by_re_randomis
     assert code == 0
     assert answer(out)["searches"][0]["how"] == "rerandomise"
     assert call("sensitivity", *FOREIGN, "--draws", 1, capsys=capsys)[0] == 0
+    code, out, _ = call("joint", *FOREIGN, "--how", "reinitialise", capsys=capsys)
+    assert code == 0
+    assert "Not measured: the study has no initial weights" in out
 
 
 @pytest.mark.parametrize(
@@ -160,6 +163,7 @@ def test_networks_from_files_without_initial_weights_are_searched_by_re_randomis
         (["joint", "--scheme", "every-other:stage5"], "has no stage 'stage5'; there are stage1, stage2"),
         (["joint", "--checkpoint", 7], "there is no checkpoint 7"),
         (["joint", "--draws", -1], "draws must be at least 0"),
+        (["joint", "--how", "rerandomise", "--draws", 0], "nothing is asked of the groups"),
         (["joint", "--how", "reset"], "reset"),
         (["joint", "--search", "--tolerance", 1.5], "give a drop in accuracy"),
         (["joint", "--search", "--beam", 0], "beam must be at least 1"),

@@ -159,6 +159,7 @@ def test_the_result_does_not_depend_on_batches_nor_on_a_store_and_is_read_back(t
         ({"groups": {"full model": ["3"]}}, "no group may be called 'full model'"),
         ({"groups": GROUPS, "draws": -1}, "draws must be at least 0"),
         ({"groups": GROUPS, "checkpoints": [7]}, "no checkpoint 7"),
+        ({"groups": GROUPS, "checkpoints": [], "draws": 0, "remove": False}, "nothing is asked of the groups"),
         ({"groups": GROUPS, "statistics": "reset"}, "unknown statistics='reset'"),
         ({"groups": GROUPS, "splits": ["val"]}, "give a list of 'test' and 'train'"),
     ],

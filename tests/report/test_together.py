@@ -14,7 +14,12 @@ from shaketable.errors import InputError
 from shaketable.report import write_report
 from shaketable.report.page import MOST_BYTES
 from shaketable.report.together import joint_part, layer_sets_part
-from shaketable.report.together_words import joint_paragraphs, search_paragraphs, sensitivity_paragraphs
+from shaketable.report.together_words import (
+    joint_paragraphs,
+    recommendations,
+    search_paragraphs,
+    sensitivity_paragraphs,
+)
 
 FOUND = {"found": ["block1", "block3"]}
 
@@ -83,6 +88,25 @@ def test_a_recommendation_takes_the_error_of_the_other_split_from_the_group_with
     assert "the error is 12% on train data, without any retraining" in other
     nothing = words(write_report(layer_sets(largest=()), tmp_path / "nothing.html"))
     assert "Nothing: no layer could be re-initialised within 5 points." in nothing
+
+
+def test_a_search_among_sets_that_go_back_to_a_later_checkpoint_never_speaks_of_initial_weights(tmp_path: Path) -> None:
+    later, groups = layer_sets(checkpoint=2), joint({"found": ["block1", "block3"]})
+    said = words(write_report([later, groups], tmp_path / "report.html"))
+    assert "block1 and block3 may stay as at checkpoint 2: with them re-initialised to checkpoint 2 together" in said
+    assert (
+        "the error is 12% on train data, without any retraining. What training did to them after checkpoint 2" in said
+    )
+    assert "The largest set of layers that can be re-initialised to checkpoint 2 together" in said
+    at = pl.when(pl.col("checkpoint") == 0).then(pl.lit(2)).otherwise("checkpoint").alias("checkpoint")
+    same = type(groups)(groups.table.with_columns(at), groups.provenance)
+    assert "30% re-initialised to checkpoint 2" in joint_paragraphs(same, "test")[0]
+    assert "12% on train data and 30% on test data" in recommendations([later], same)[0]["text"]
+
+
+def test_a_recommendation_takes_no_error_that_was_measured_with_other_running_statistics() -> None:
+    groups = joint({"found": ["block1", "block3"]}, statistics="rewind")
+    assert "12% on train data, without any retraining" in recommendations([layer_sets()], groups)[0]["text"]
 
 
 def test_two_searches_of_one_way_are_refused_and_of_two_ways_are_not(tmp_path: Path) -> None:

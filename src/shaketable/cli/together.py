@@ -101,6 +101,7 @@ def joint_(
     from shaketable.params import layers
     from shaketable.probes import joint_robustness, largest_set
     from shaketable.probes.schemes import layer_groups, named_layers
+    from shaketable.report.together_words import searched
 
     study, folder = opened(run, source)
     found = layers(study.network, by, study.example_inputs())
@@ -134,14 +135,14 @@ def joint_(
     ]
     for one in searches:
         if one.largest and tuple(one.largest) not in named.values():
-            named[_free(f"largest set {_done(one)}", named)] = tuple(one.largest)
+            named[_free(f"largest set {searched(one)}", named)] = tuple(one.largest)
     joint = None
     if named:
         joint = joint_robustness(
             study,
             named,
             by,
-            checkpoints=epochs,
+            checkpoints=epochs or (None if "reinitialise" in ways else []),
             draws=draws if "rerandomise" in ways else 0,
             remove="remove" in ways,
             store=folder / "joint_robustness",
@@ -176,12 +177,6 @@ def _free(name: str, taken: "Mapping[str, Any]") -> str:
     return name if name not in taken else _free(f"{name}, found", taken)
 
 
-def _done(one: "LayerSets") -> str:
-    from shaketable.report.together_words import TOGETHER
-
-    return TOGETHER[one.provenance["how"]]
-
-
 def _answer(joint: "JointRobustness | None", searches: "list[LayerSets]", report: Path) -> dict[str, Any]:
     """What a machine reads."""
     found: dict[str, Any] = {"report": str(report), "groups": [], "searches": []}
@@ -201,12 +196,18 @@ def _answer(joint: "JointRobustness | None", searches: "list[LayerSets]", report
 
 def _told(joint: "JointRobustness | None", searches: "list[LayerSets]", report: Path) -> list[object]:
     """What a person reads."""
-    from shaketable.report.together_words import group_rows, joint_paragraphs, recommendations, search_paragraphs
+    from shaketable.report.together_words import (
+        group_rows,
+        joint_paragraphs,
+        recommendations,
+        search_paragraphs,
+        searched,
+    )
 
     told: list[object] = []
     for one in searches:
         facts = one.provenance
-        told.append(f"\n  {facts['split']} error with the best sets of each size {_done(one)} together")
+        told.append(f"\n  {facts['split']} error with the best sets of each size {searched(one)} together")
         rows = [
             (
                 str(row["layers"]),

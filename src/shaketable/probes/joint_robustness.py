@@ -149,7 +149,7 @@ def joint_robustness(
 
     Raises:
         InputError: no data, an unknown scheme, stage or layer, an empty group, a layer twice in one group, a checkpoint that
-            does not exist, negative draws.
+            does not exist, negative draws, or nothing to be done with the groups.
 
     Cost: for each group (checkpoints + draws + 1) times the part of a pass behind its first layer, and one base pass.
 
@@ -186,6 +186,8 @@ def joint_robustness(
     members = {name: [layer for layer in found if layer.name in group] for name, group in named.items()}
     engine = Engine(study.network, study.final, level=level, memory=memory, batch_size=batch_size)
     no_init = study.init is None and (checkpoints is None or bool(epochs))
+    if not (epochs or no_init or draws or remove):
+        raise InputError("nothing is asked of the groups; give checkpoints, draws above 0, or remove=True.")
     plan = _Plan(
         study, engine, data, found, members, epochs, no_init, draws, remove, statistics, statistics_batches, seed
     )

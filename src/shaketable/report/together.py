@@ -16,6 +16,7 @@ from shaketable.report.together_words import (
     joint_paragraphs,
     recommendations,
     search_paragraphs,
+    searched,
     sensitivity_paragraphs,
 )
 from shaketable.report.words import percent, points
@@ -95,7 +96,7 @@ def layer_sets_part(result: LayerSets, size: int) -> Part:
         "figures": {f"trade-off-{how}": plots.trade_off_curve(table, curve, **given).to_dict()},
         "missing": left[:size],
         "how": how,
-        "done": TOGETHER[how],
+        "done": searched(result),
         "split": facts["split"],
         "curve": curve.to_dicts()[:size],
         "steps": result.table.head(min(size, STEPS)).to_dicts(),

@@ -31,16 +31,27 @@ def clean_error(result: JointRobustness, split: str) -> float:
     return rows.filter(pl.col("checkpoint").eq_missing(pl.lit(final, pl.Int64)))["error"][0]
 
 
+def done(how: str, checkpoint: int) -> str:
+    """What is done to layers, in a word, and the checkpoint that they go back to where that is not the initial one."""
+    return f"{TOGETHER[how]} to checkpoint {checkpoint}" if how == "reinitialise" and checkpoint else TOGETHER[how]
+
+
+def searched(result: LayerSets) -> str:
+    """What a search does to layers."""
+    return done(result.provenance["how"], result.provenance["checkpoint"])
+
+
 def group_rows(result: JointRobustness) -> list[dict[str, Any]]:
-    """Each group in each way at initial weights, fresh draws or removed: the mean error on each split."""
-    first = (pl.col("perturbation") != "reinitialise") | (pl.col("checkpoint") == 0)
-    kept = result.summary().filter(first, pl.col("position") >= 0)
+    """Each group in each way at the first checkpoint, fresh draws or removed: the mean error on each split."""
+    reset = pl.col("perturbation") == "reinitialise"
+    first: Any = result.table.filter(reset)["checkpoint"].min() or 0
+    kept = result.summary().filter(~reset | (pl.col("checkpoint") == first), pl.col("position") >= 0)
     keys = ["group", "position", "layers", "parameters", "perturbation"]
     rows = []
     for _, found in kept.group_by(keys, maintain_order=True):
         splits = {row["split"]: row for row in found.to_dicts()}
         rows.append(
-            found.select(keys).row(0, named=True) | {"splits": splits, "how": TOGETHER[found["perturbation"][0]]}
+            found.select(keys).row(0, named=True) | {"splits": splits, "how": done(found["perturbation"][0], first)}
         )
     return sorted(rows, key=lambda row: row["position"])
 
@@ -72,18 +83,18 @@ def joint_paragraphs(result: JointRobustness, split: str) -> list[str]:
 def search_paragraphs(result: LayerSets) -> list[str]:
     """The largest set, what it costs, and how far the search can be trusted."""
     facts, table = result.provenance, result.table
-    split, how, candidates = facts["split"], facts["how"], facts["candidates"]
+    split, how, candidates = facts["split"], searched(result), facts["candidates"]
     tolerance = f"within {points(facts['tolerance'])} of {split} accuracy"
     clean = table.filter(pl.col("step") == 0)["error"][0]
     if result.largest:
         found = row_of_largest(result)
         share = f"{len(result.largest)} of {len(candidates)} candidates, {found['parameters']:,} parameters"
         said = (
-            f"The largest set of layers that can be {TOGETHER[how]} together {tolerance} has {share}: {listing(result.largest)}. "
+            f"The largest set of layers that can be {how} together {tolerance} has {share}: {listing(result.largest)}. "
             f"The {split} error goes from {percent(clean)} to {percent(found['error'])}."
         )
     else:
-        said = f"No layer of {len(candidates)} candidates can be {TOGETHER[how]} {tolerance}."
+        said = f"No layer of {len(candidates)} candidates can be {how} {tolerance}."
     trust = (
         f"Every set of the candidates was tried ({len(table):,})."
         if result.complete
@@ -116,26 +127,31 @@ def recommendations(searches: Iterable[LayerSets], joint: JointRobustness | None
 def _recommended(search: LayerSets, joint: JointRobustness | None) -> str:
     """One recommendation with its numbers and its limits."""
     how, split, names = search.provenance["how"], search.provenance["split"], search.largest
+    what, checkpoint = searched(search), search.provenance["checkpoint"] if how == "reinitialise" else 0
     if not names:
-        return f"Nothing: no layer could be {TOGETHER[how]} within {points(search.provenance['tolerance'])}."
+        return f"Nothing: no layer could be {what} within {points(search.provenance['tolerance'])}."
     errors = {split: row_of_largest(search)["error"]}
-    errors |= {other: error for other, error in _measured(joint, names, how).items() if other != split}
+    errors |= {other: error for other, error in _measured(joint, search).items() if other != split}
     told = listing([f"{percent(error)} on {one} data" for one, error in errors.items()])
     one = len(names) == 1
-    said = f"{listing(names, 20)} {FREE[how].replace('their', 'its') if one else FREE[how]}: with {'it' if one else 'them'} "
-    said += f"{TOGETHER[how]}{'' if one else ' together'} the error is {told}, without any retraining."
+    free = f"may stay as at checkpoint {checkpoint}" if checkpoint else FREE[how]
+    said = f"{listing(names, 20)} {free.replace('their', 'its') if one else free}: with {'it' if one else 'them'} "
+    said += f"{what}{'' if one else ' together'} the error is {told}, without any retraining."
     if how == "remove":
         return f"{said} Training anew without {'it' if one else 'them'} (shaketable train --remove) may give another error."
     return (
-        f"{said} What training did to {'it' if one else 'them'} is not needed for this task, so that fine-tuning may leave "
-        f"{'it' if one else 'them'} frozen (shaketable train --freeze); fine-tuning itself was not measured."
+        f"{said} What training did to {'it' if one else 'them'}{f' after checkpoint {checkpoint}' if checkpoint else ''} is "
+        f"not needed for this task, so that fine-tuning may leave {'it' if one else 'them'} frozen (shaketable train "
+        "--freeze); fine-tuning itself was not measured."
     )
 
 
-def _measured(joint: JointRobustness | None, names: list[str], how: str) -> Mapping[str, float]:
-    """The error of a set on each split, where joint robustness measured it as a group."""
-    for row in group_rows(joint) if joint is not None else []:
-        if row["perturbation"] == how and joint is not None and joint.groups[row["group"]] == names:
+def _measured(joint: JointRobustness | None, search: LayerSets) -> Mapping[str, float]:
+    """The error of the set of a search on each split, where joint robustness measured it as a group in the same way."""
+    if joint is None or joint.provenance["statistics"] != search.provenance["statistics"]:
+        return {}
+    for row in group_rows(joint):
+        if row["how"] == searched(search) and joint.groups[row["group"]] == search.largest:
             return {split: one["error"] for split, one in row["splits"].items() if one["error"] is not None}
     return {}
 
