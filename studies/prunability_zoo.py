@@ -38,11 +38,17 @@ SMALL = FULL.changed(
 TOO_SLOW = ("network_criticality", "pac_bayes")
 """The searches of criticality: they need a training error below 0.1, which many of the small networks do not have."""
 RUNNING = {"sum_of_training_losses": {"running": True}}
+NOISY = (
+    *("pac_bayes_flatness", "pac_bayes_from_init", "pac_bayes_from_origin", "magnitude_flatness_kuhn2021"),
+    *("magnitude_flatness_jiang2020", "magnitude_from_init_jiang2020", "magnitude_from_origin_jiang2020"),
+)
 ARGUMENTS = {
     **RUNNING,
-    "hessian_largest_eigenvalue": {"examples": 100},
-    "hessian_trace": {"examples": 100, "draws": 10},
-    "effective_dimensionality": {"examples": 100, "count": 10},
+    **dict.fromkeys(NOISY, {"draws": 3}),
+    "random_prunability": {"draws": 2},
+    "hessian_largest_eigenvalue": {"examples": 50},
+    "hessian_trace": {"examples": 50, "draws": 10},
+    "effective_dimensionality": {"examples": 50, "count": 10},
     "sharpness_keskar2017": {"examples": 200},
 }
 

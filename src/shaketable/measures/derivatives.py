@@ -1,6 +1,6 @@
 """The mean loss of a network as a function of its parameters, with derivatives: exact sums over batches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -39,6 +39,7 @@ class Objective:
         self.names = names_of(study, parameters)
         self.data = some(study.data("train"), examples, seed)
         self.final = self.flat([study.final[name] for name in self.names])
+        self._kept: list[tuple[list[Tensor], tuple[Tensor, ...]]] | None = None
         self._labels = sum(len(rows_of(labels)) for _, labels in self.data.batches(BATCH))
 
     @property
@@ -75,14 +76,26 @@ class Objective:
 
     def product(self, direction: np.ndarray) -> np.ndarray:
         """The Hessian of the mean loss at the final weights, times a vector."""
-        tensors, along = self._leaves(self.final), self.shaped(direction)
-        total = np.zeros(self.size)
-        for losses in self.losses(tensors):
-            slope = torch.autograd.grad(losses.sum(), tensors, create_graph=True, materialize_grads=True)
+        along, total = self.shaped(direction), np.zeros(self.size)
+        for tensors, slope in self._slopes():
             inner = torch.stack([(one * other).sum() for one, other in zip(slope, along, strict=True)]).sum()
             if inner.requires_grad:  # else the loss is linear here
-                total += self.flat(torch.autograd.grad(inner, tensors, materialize_grads=True))
+                again = self._kept is not None
+                total += self.flat(torch.autograd.grad(inner, tensors, retain_graph=again, materialize_grads=True))
         return total / self._labels
+
+    def _slopes(self) -> Iterable[tuple[list[Tensor], tuple[Tensor, ...]]]:
+        """Of each batch its own parameters and the gradient there, differentiable; of a single batch one graph for all products."""
+        if self._kept is not None:
+            return self._kept
+        tensors = self._leaves(self.final)
+        slopes = (
+            (tensors, torch.autograd.grad(losses.sum(), tensors, create_graph=True, materialize_grads=True))
+            for losses in self.losses(tensors)
+        )
+        if len(self.data) <= BATCH:
+            self._kept = list(slopes)
+        return self._kept or slopes
 
     def slopes(self, direction: np.ndarray) -> np.ndarray:
         r"""The derivative of each label's loss at the final weights along a vector: :math:`\langle \nabla \ell_i, v \rangle`."""
