@@ -44,7 +44,7 @@ NOISY = (
 )
 ARGUMENTS = {
     **RUNNING,
-    **dict.fromkeys(NOISY, {"draws": 3}),
+    **{name: {"draws": 3} for name in NOISY},
     "random_prunability": {"draws": 2},
     "hessian_largest_eigenvalue": {"examples": 50},
     "hessian_trace": {"examples": 50, "draws": 10},
