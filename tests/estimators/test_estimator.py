@@ -124,6 +124,7 @@ def test_a_measure_outside_of_its_range_in_the_zoo_is_told(small_zoo, fitted):
     ("change", "message"),
     [
         ({"measures": ["zeta", "nothing"]}, "the zoo has no measure 'nothing'; it has zeta, kappa"),
+        ({"measures": ["generalization_error"]}, "generalization_error needs test data"),
         ({"measures": []}, "give the names of one or more measures"),
         ({"measures": ["zeta", "zeta"]}, "each once"),
         ({"target": "accuracy"}, "target='accuracy': give one of gap"),

@@ -90,11 +90,13 @@ def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 def _kinds() -> dict[str, Any]:
     """The kinds of results, by the name of their folder."""
     from shaketable.defense import Attacks
+    from shaketable.estimators import Estimate
     from shaketable.probes import JointRobustness, LayerSets, Paths, Prunability, Robustness, Sensitivity, Valley
     from shaketable.probes.criticality import Criticality
     from shaketable.report import Bounds, Measures
 
     return {
+        "estimate": Estimate,
         "robustness": Robustness,
         "joint_robustness": JointRobustness,
         "layer_sets": LayerSets,

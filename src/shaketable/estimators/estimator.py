@@ -73,13 +73,14 @@ class Estimator:
             )
         return self.regression.predict(x, self.coverage)
 
-    def estimate(self, study: Study, strict: bool = False) -> Estimate:
+    def estimate(self, study: Study, strict: bool = False, command: str | None = None) -> Estimate:
         """The estimated gap of a network, from its training data alone.
 
         Args:
             study: with training data.
             strict: refuse a network that lies outside of what the zoo covered (architecture, data set, range of the measures),
                 instead of a warning with the estimate.
+            command: what the user typed.
 
         Raises:
             InputError: a measure that cannot be taken, or with ``strict`` a network outside.
@@ -96,8 +97,8 @@ class Estimator:
         data = {"train": study.data("train")}
         rests = {name: getattr(self, name) for name in ("target", "networks", "covers")}
         rests |= {name: getattr(self.regression, name) for name in ("model", "interval", "error")}
-        rests |= {f"estimator_{name}": one for name, one in self.provenance.items()}
-        facts = facts_of(study, data) | rests
+        rests |= {f"estimator_{name}": one for name, one in self.provenance.items() if name != "command"}
+        facts = facts_of(study, data, command=command) | rests
         found = Estimate(value, low, high, self.coverage, table, (*self._outside(study), *_out_of_range(table)), facts)
         return found.refuse_outside() if strict else found
 

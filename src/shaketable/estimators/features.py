@@ -62,6 +62,8 @@ def columns_of(
             raise InputError(f"the table has no column {column!r}; give the table of a zoo, or one with its columns.")
     known = table["measure"].drop_nulls().unique(maintain_order=True).to_list()
     for name in names:
+        if name in MEASURES and "test" in MEASURES[name].needs:
+            raise InputError(f"{name} needs test data, and an estimate rests on training data alone; leave it out.")
         if name not in known:
             raise InputError(
                 f"the zoo has no measure {name!r}; it has {', '.join(known) or 'none'}; take it with `shaketable zoo measure`."

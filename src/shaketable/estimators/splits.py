@@ -28,15 +28,15 @@ class Splits:
     table: pl.DataFrame
     points: pl.DataFrame
 
-    def summary(self) -> dict[str, float]:
+    def summary(self) -> dict[str, float | None]:
         """Means over splits (``pearson``, ``ssr``, ``coverage``), the largest ``ssr``, and the root mean square error of a test."""
-        tested = int(self.table["tested"].sum())
-        sums = self.table["ssr"]
+        tested, sums = int(self.table["tested"].sum()), self.table["ssr"].to_numpy()
+        correlations = self.table["pearson"].drop_nulls().to_numpy()
         return {
-            "pearson": float(np.mean(self.table["pearson"].to_numpy())),
-            "ssr": float(np.mean(sums.to_numpy())),
-            "largest_ssr": float(np.max(sums.to_numpy())),
-            "error": float(np.sqrt(sums.to_numpy().sum() / tested)),
+            "pearson": float(correlations.mean()) if len(correlations) else None,
+            "ssr": float(sums.mean()),
+            "largest_ssr": float(sums.max()),
+            "error": float(np.sqrt(sums.sum() / tested)),
             "coverage": int(self.table["inside"].sum()) / tested,
         }
 

@@ -13,12 +13,15 @@ from shaketable import plots
 from shaketable.bounds import Bound
 from shaketable.defense import Attacks
 from shaketable.errors import InputError, RunError
+from shaketable.estimators import Estimate
 from shaketable.files import write_text
 from shaketable.probes import JointRobustness, LayerSets, Paths, Prunability, Robustness, Sensitivity, Valley
 from shaketable.probes.criticality import Criticality
 from shaketable.report.criticality import bounds_part, criticality_part, measures_part, path_part, valley_part
+from shaketable.report.estimate import estimate_part
+from shaketable.report.linked import cells_part
 from shaketable.report.pruning import pruning_part
-from shaketable.report.results import Bounds, Measures
+from shaketable.report.results import Bounds, Cells, Measures
 from shaketable.report.robustness import robustness_part
 from shaketable.report.together import (
     attack_part,
@@ -35,7 +38,8 @@ MOST_BYTES = 1_500_000
 SIZES = (6000, 4000, 2500, 1500, 900, 500, 300)  # cells of a heat map and rows of a table that the report may have
 LONG = 25  # numbers in a list, beyond which its ends are told
 Reported = (
-    Robustness
+    Estimate
+    | Robustness
     | JointRobustness
     | LayerSets
     | Sensitivity
@@ -43,6 +47,7 @@ Reported = (
     | Criticality
     | Paths
     | Valley
+    | Cells
     | Measures
     | pl.DataFrame
     | Bounds
@@ -51,6 +56,7 @@ Reported = (
     | Ranking
 )
 PARTS: dict[type, tuple[str, Callable[..., dict[str, Any]]]] = {
+    Estimate: ("estimate", estimate_part),
     Robustness: ("robustness", robustness_part),
     JointRobustness: ("joint", joint_part),
     LayerSets: ("search", layer_sets_part),
@@ -59,6 +65,7 @@ PARTS: dict[type, tuple[str, Callable[..., dict[str, Any]]]] = {
     Criticality: ("criticality", criticality_part),
     Paths: ("path", path_part),
     Valley: ("valley", valley_part),
+    Cells: ("cells", cells_part),
     Measures: ("measures", measures_part),
     Bounds: ("bounds", bounds_part),
     Attacks: ("attack", attack_part),
@@ -76,8 +83,8 @@ def write_report(results: Reported | Iterable[Reported], path: str | Path) -> Pa
 
     Args:
         results: what :func:`shaketable.robustness`, ``joint_robustness``, ``largest_set``, ``sensitivity``, ``prunability``,
-            ``criticality``, ``path``, ``valley``, ``defense.attacked`` or ``zoo.rank`` returned, the table of ``measurements``,
-            or bounds; one of these, or a list of them about one network, one of each kind (bounds: any number;
+            ``criticality``, ``path``, ``valley``, ``defense.attacked``, ``Estimator.estimate`` or ``zoo.rank`` returned, the table of
+            ``measurements``, or bounds; one of these, or a list of them about one network, one of each kind (bounds: any number;
             ``largest_set``: one for each way).
         path: the HTML file; its folder is made if need be.
 
@@ -159,6 +166,10 @@ def _title(parts: Mapping[str, Any], name: str) -> str:
     """The question that the page answers."""
     if list(parts) == ["zoo"]:
         return f"Which measures predict how well {name} generalise?"
+    if list(parts) == ["cells"]:
+        return f"How are the channels of {name} linked?"
+    if "estimate" in parts:
+        return f"How far will {name} fall on new data?"
     return f"{'Which layers hold' if 'robustness' in parts else 'What holds'} {name} up?"
 
 

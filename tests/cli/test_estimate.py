@@ -1,0 +1,152 @@
+"""The commands about estimators: a zoo is fitted, a run is estimated, and the report opens with it."""
+
+import json
+
+import pytest
+from tests.cli.commands import answer, call
+from tests.zoo.plans import tiny
+
+from shaketable import zoo
+
+PLAIN = ("--only", "training_loss", "--coverage", "0.8")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A zoo of twelve small networks."""
+    found = zoo.run(tiny(widths=(8, 9), seeds=range(6)), tmp_path_factory.mktemp("zoo"))
+    return zoo.measure(found, ["training_loss", "path_norm"])
+
+
+@pytest.fixture
+def gap(made, tmp_path, capsys):
+    """The file of an estimator of it."""
+    assert call("zoo", "fit", made.path, *PLAIN, "--out", tmp_path / "gap.json", capsys=capsys)[0] == 0
+    return tmp_path / "gap.json"
+
+
+def test_a_zoo_is_fitted_and_tried_on_networks_held_out(made, tmp_path, capsys):
+    arguments = (*PLAIN, "--out", tmp_path / "gap.json", "--figures", tmp_path / "figures", "--json")
+    code, out, _ = call("zoo", "fit", made.path, *arguments, capsys=capsys)
+    found = answer(out)
+    assert code == 0
+    assert (found["networks"], found["left_out"]) == (12, 0)
+    assert found["error"] > 0
+    assert 0 <= found["splits"]["coverage"] <= 1
+    assert (tmp_path / "figures" / "estimates.svg").is_file()
+    assert json.loads((tmp_path / "gap.json").read_text())["features"][0]["measure"] == "training_loss"
+    code, out, _ = call("zoo", "fit", made.path, *PLAIN, "--out", tmp_path / "gap.json", capsys=capsys)
+    said = " ".join(out.split())
+    assert "Fitted on 12 networks (0 left out)" in said
+    assert "training_loss" in said
+
+
+@pytest.mark.parametrize("model", ["ridge", "boosting"])
+def test_other_models_and_the_table_alone_will_do(made, tmp_path, capsys, model):
+    arguments = ("--only", "training_loss", "path_norm", "--model", model, "--coverage", "0.5", "--repeats", "2")
+    code, out, _ = call(
+        "zoo", "fit", made.table_path, *arguments, "--out", tmp_path / "gap.json", "--json", capsys=capsys
+    )
+    assert (code, answer(out)["networks"]) == (0, 12)
+
+
+def test_margins_are_taken_from_the_folder_of_a_zoo_and_not_from_its_table(made, tmp_path, capsys):
+    arguments = ("--margins", "--coverage", "0.5", "--model", "ridge", "--out", tmp_path / "gap.json")
+    code, _, err = call("zoo", "fit", made.path, *arguments, capsys=capsys)
+    assert code == 2
+    assert "12 networks are too few to fit 21 coefficients" in err
+    code, _, err = call("zoo", "fit", made.table_path, *arguments, capsys=capsys)
+    assert code == 2
+    assert "this table has no margins; give the folder of the zoo" in err
+
+
+def test_a_run_is_estimated_and_its_report_opens_with_gap_interval_and_what_it_rests_on(made, gap, tmp_path, capsys):
+    run = made.runs / made.plan.networks[0].name
+    code, out, _ = call("estimate", run, "--with", gap, "--out", tmp_path, "--json", capsys=capsys)
+    found = answer(out)
+    assert code == 0
+    assert found["low"] < found["value"] < found["high"]
+    assert (found["coverage"], found["warnings"]) == (0.8, [])
+    page = (tmp_path / "report.html").read_text()
+    head = page[page.index("<h1>") : page.index("<section>")]
+    assert (
+        f"The estimated gap is {found['value']:.3f}, between {found['low']:.3f} and {found['high']:.3f} for 80%" in head
+    )
+    assert "It rests on 12 trained networks of known gap" in head
+    assert "training_loss" in head
+    again = answer(call("estimate", run, "--with", gap, "--out", tmp_path, "--json", capsys=capsys)[1])
+    assert again == found
+
+
+def test_a_network_outside_of_the_zoo_is_warned_of_and_with_strict_refused(trained, gap, tmp_path, capsys):
+    code, out, _ = call("estimate", trained, "--with", gap, "--out", tmp_path, capsys=capsys)
+    assert code == 0
+    assert "The zoo had no network of the architecture fcn-2x8; it had fcn-1x8, fcn-1x9." in " ".join(out.split())
+    assert "Do not rely on it" in (tmp_path / "report.html").read_text()
+    code, _, err = call("estimate", trained, "--with", gap, "--out", tmp_path, "--strict", capsys=capsys)
+    assert code == 2
+    assert err.startswith("shaketable: no estimate: The zoo had no network of the architecture fcn-2x8")
+
+
+def test_a_network_from_files_is_estimated_and_said_to_be_of_an_unknown_architecture(foreign, gap, capsys):
+    arguments = ("--network", "fcn-2x8", "--final", foreign / "final.safetensors", "--data", foreign / "data.npz")
+    code, out, _ = call("estimate", *arguments, "--with", gap, "--out", foreign / "out", "--json", capsys=capsys)
+    assert code == 0
+    assert "Whether the zoo had this architecture is not known." in answer(out)["warnings"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--only", "magic"), "the zoo has no measure 'magic'; it has training_loss, path_norm"),
+        ((), "the zoo has no measure 'zeta'"),
+        (("--only", "training_loss", "--coverage", "0.99"), "12 networks are too few for an interval of coverage 0.99"),
+        (("--only", "training_loss", "--coverage", "2"), "give a share between 0 and 1"),
+        (("--only", "training_loss", "--train-error", "0"), "no network of this zoo has a training error of at most 0"),
+        (("--only", "training_loss", "--repeats", "0"), "repeats must be at least 1"),
+    ],
+)
+def test_what_cannot_be_fitted_is_one_sentence(made, tmp_path, capsys, arguments, message):
+    code, out, err = call("zoo", "fit", made.path, *arguments, "--out", tmp_path / "gap.json", capsys=capsys)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert not out
+
+
+def test_fewer_networks_than_coefficients_and_a_single_gap_are_one_sentence_each(made, tmp_path, capsys):
+    import polars as pl
+
+    table = made.table()
+    names = table["network"].unique(maintain_order=True)
+    nan = pl.lit(float("nan"))
+    frames = {
+        "2 networks are too few to fit 2 coefficients": table.filter(pl.col("network").is_in(names[:2].implode())),
+        "all 12 networks have the same gap, 0.25": table.with_columns(gap=pl.lit(0.25)),
+        "no network of the zoo has a gap and all of training_loss": table.with_columns(value=nan, log10=nan),
+    }
+    for message, frame in frames.items():
+        frame.write_parquet(tmp_path / "table.parquet")
+        code, _, err = call(
+            "zoo", "fit", tmp_path / "table.parquet", *PLAIN, "--out", tmp_path / "x.json", capsys=capsys
+        )
+        assert code == 2
+        assert message in err
+        assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"schema": 1', '"schema": 7', "this version reads an estimator of schema 1"),
+        ('"measure": "training_loss"', '"measure": "magic"', "it needs the measure 'magic'"),
+        ("{", "", "cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_estimator_of_this_version_is_one_sentence(made, gap, capsys, old, new, message):
+    gap.write_text(gap.read_text().replace(old, new, 1))
+    code, out, err = call("estimate", made.runs / made.plan.networks[0].name, "--with", gap, capsys=capsys)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert not out
