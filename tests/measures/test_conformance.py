@@ -55,6 +55,12 @@ GOLDEN = {
     "training_loss": 0.472412481256,
     "sum_of_training_losses": 0.951123901035,
     "last_training_loss": 0.472412481256,
+    "gradient_norm_at_init": 0.907395748897796,
+    "snip_at_init": 1.0015286786816007,
+    "synflow_at_init": 115.30734438390272,
+    "naswot_at_init": 92.85582074245073,
+    "nn_mass": 0.0,  # it has an addition, and no concatenation
+    "nn_density": 0.0,
     "zeta": 0.5,
     "kappa": 0.09782608695652173,
 }

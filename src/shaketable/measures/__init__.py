@@ -48,6 +48,14 @@ from shaketable.measures.pruning import (
 from shaketable.measures.sharpness import sharpness_keskar2017
 from shaketable.measures.sparsity import kappa, zeta
 from shaketable.measures.training import last_training_loss, sum_of_training_losses, training_loss
+from shaketable.measures.zero_cost import (
+    gradient_norm_at_init,
+    naswot_at_init,
+    nn_density,
+    nn_mass,
+    snip_at_init,
+    synflow_at_init,
+)
 
 __all__ = [
     "MEASURES",
@@ -58,6 +66,7 @@ __all__ = [
     "frobenius_norms_over_margin",
     "generalization_error",
     "gradient_noise_norm",
+    "gradient_norm_at_init",
     "heavy_tail_alpha",
     "hessian_largest_eigenvalue",
     "hessian_spectrum",
@@ -70,7 +79,10 @@ __all__ = [
     "magnitude_from_init_jiang2020",
     "magnitude_from_origin_jiang2020",
     "measurements",
+    "naswot_at_init",
     "network_criticality",
+    "nn_density",
+    "nn_mass",
     "normalised_margin",
     "normalised_margins",
     "number_of_parameters",
@@ -85,6 +97,7 @@ __all__ = [
     "prunability",
     "random_prunability",
     "sharpness_keskar2017",
+    "snip_at_init",
     "spectral_complexity_from_init",
     "spectral_complexity_from_origin",
     "spectral_norms_over_margin",
@@ -97,6 +110,7 @@ __all__ = [
     "sum_of_squared_spectral_norms_pruned",
     "sum_of_stable_ranks",
     "sum_of_training_losses",
+    "synflow_at_init",
     "training_loss",
     "zeta",
 ]

@@ -25,6 +25,7 @@ class LinkedLayer(Fixed):
 
     Attributes:
         links: the earlier channels of the cell that are concatenated behind the layer before.
+        outputs: its channels.
     """
 
     channels: Tensor
@@ -42,7 +43,7 @@ class LinkedLayer(Fixed):
         words: Sequence[str | int] = (),
     ) -> None:
         super().__init__()
-        self.links = tuple(links)
+        self.links, self.outputs = tuple(links), outputs
         self.sources = tuple((layer, len(list(of))) for layer, of in groupby(self.links, key=lambda link: link[0]))
         self.register_buffer("channels", torch.empty(len(self.links), dtype=torch.long))
         whole = inputs + len(self.links)
@@ -87,6 +88,11 @@ class LinkedCell(nn.Module):
     def links(self) -> tuple[tuple[Link, ...], ...]:
         """For each layer the earlier channels, as (layer, channel), that it is linked to."""
         return tuple(layer.links for layer in self.children() if isinstance(layer, LinkedLayer))
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The channels of each layer."""
+        return tuple(layer.outputs for layer in self.children() if isinstance(layer, LinkedLayer))
 
     def forward(self, inputs: Tensor) -> Tensor:
         outputs: list[Tensor] = []

@@ -23,10 +23,11 @@ from shaketable.topology.theory import (
     mass_difference_bound,
     poisson_entropy,
 )
-from shaketable.topology.traced import TracedCell, TracedTopology, traced_topology
+from shaketable.topology.traced import Additive, TracedCell, TracedTopology, traced_topology
 from shaketable.topology.tracing import Traced, traced
 
 __all__ = [
+    "Additive",
     "Cell",
     "Degrees",
     "Designs",

@@ -56,6 +56,28 @@ def cell_density(cell: Cell) -> float:
     return int(long_range_sources(cell.depth, cell.width, cell.links)) / possible if possible else 0.0
 
 
+def span(widths: Sequence[int], links: Sequence[int]) -> tuple[int, float, float]:
+    r"""Possible links, density and mass of a cell whose layers may differ in width.
+
+    .. math:: L = \sum_l w_l \sum_{k \le l - 2} w_k, \qquad \rho = \frac{1}{L} \sum_l n_l, \qquad m = \rho \sum_l w_l
+
+    Args:
+        widths: :math:`w_l`, channels of each layer.
+        links: :math:`n_l`, long-range links that reach each layer: earlier channels times its own.
+
+    Returns: possible links, density and mass: those of equations 6, 1 and 3 for layers of one width; zeros where no link is possible.
+
+    Example:
+        >>> span([2, 2, 2, 2], [0, 0, 4, 6]) == (12, cell_density(Cell(4, 2, 3)), nn_mass([Cell(4, 2, 3)]))
+        True
+    """
+    own = np.asarray(widths, np.int64)
+    reach = np.concatenate([[0, 0], np.cumsum(own)[:-2]])[: len(own)]
+    possible = int((own * reach).sum())
+    density = int(np.asarray(links, np.int64).sum()) / possible if possible else 0.0
+    return possible, density, density * int(own.sum())
+
+
 def nn_density(cells: Sequence[Cell]) -> float:
     r"""NN-Density: the mean of the cells' densities (equation 2).
 

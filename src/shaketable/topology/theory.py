@@ -75,7 +75,7 @@ def kl_term(mass: float, sigma: float, exact: bool = False) -> float:
         sigma: the most connections that a channel can have.
         exact: with the exact entropy.
 
-    Returns: in nats. Positive with the asymptotic entropy where the mass is below 0.31, and there the approximation is wrong.
+    Returns: in nats. Positive with the asymptotic entropy where the mass is below 0.33, and there the approximation is wrong.
 
     Example:
         >>> round(kl_term(28.0, 9), 4), round(kl_term(28.0, 9, exact=True), 4)

@@ -8,6 +8,7 @@ from torch import nn
 
 from shaketable.errors import InputError
 from shaketable.forward import Inputs
+from shaketable.topology.mass import span
 from shaketable.topology.tracing import ChannelGraph, Operator, Traced, channel_graph_of, traced
 
 Additive = Literal["none", "bhardwaj2021"]
@@ -150,11 +151,10 @@ def _cells(graph: ChannelGraph, body: list[Operator]) -> list[TracedCell]:
             spans.append((int(long.min()), one.depth))
     found = []
     for first, last in _merged(spans):
-        own = widths[first : last + 1]
-        reach = np.concatenate([[0, 0], np.cumsum(own)[:-2]])
-        possible, there = int((own * reach).sum()), int(links[first + 1 : last + 1].sum())
-        channels, density = int(own.sum()), there / possible
-        found.append(TracedCell((first, last), channels, there, possible, density, density * channels))
+        own, reaching = widths[first : last + 1], links[first : last + 1].copy()
+        reaching[0] = 0  # those of the cell that ends here
+        possible, density, mass = span(own.tolist(), reaching.tolist())
+        found.append(TracedCell((first, last), int(own.sum()), int(reaching.sum()), possible, density, mass))
     return found
 
 
