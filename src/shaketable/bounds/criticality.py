@@ -66,7 +66,8 @@ def criticality_kl(
         >>> criticality_kl([10], [1.0], [0.5], [4.0], [0.5])  # D^2 / (2 sigma^2)
         8.0
 
-    References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality", 2020, equation 4.
+    References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality in the generalization of deep networks",
+        2020, equation 4.
     """
     check_layers(parameters, alphas, sigmas, squared_distances)
     check_same_length(parameters=parameters, prior_sigmas=prior_sigmas)
@@ -92,7 +93,8 @@ def prior_sigma(index: int, parameters: int, examples: int) -> float:
         >>> round(prior_sigma(400, 50, 100), 6)  # exp(1/2)
         1.648721
 
-    References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality", 2020, appendix A.
+    References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality in the generalization of deep networks",
+        2020, appendix A.
     """
     check_whole(index, "index", 1)
     exponent = (4 * check_whole(examples, "examples", 1) - index) / check_whole(parameters, "parameters", 1) + 1
@@ -129,7 +131,8 @@ def prior_indices(
         >>> prior_indices([50], [0.0], [1.0], [4.0], 100)
         (450,)
 
-    References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality", 2020, appendix A, equation 5.
+    References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality in the generalization of deep networks",
+        2020, appendix A, equation 5.
     """
     check_layers(parameters, alphas, sigmas, squared_distances)
     check_whole(examples, "examples", 2)
@@ -200,8 +203,8 @@ def criticality_bound(
         >>> round(bound.value, 3), round(bound.term("printed"), 3), round(bound.term("inverse"), 3)
         (0.12, 0.126, 0.061)
 
-    References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality", 2020, theorem 3.2, appendix A,
-        equations 3 to 5.
+    References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality in the generalization of deep networks",
+        2020, theorem 3.2, appendix A, equations 3 to 5.
     """
     check_form(form)
     indices = prior_indices(parameters, alphas, sigmas, squared_distances, examples)
@@ -285,7 +288,8 @@ def corollary_bound(
         >>> round(bound.value, 3)
         0.174
 
-    References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality", 2020, corollary 3.3.
+    References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality in the generalization of deep networks",
+        2020, corollary 3.3.
     """
     check_form(form)
     if form == "inverse":

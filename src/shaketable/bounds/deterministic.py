@@ -74,8 +74,9 @@ def perturbation_sigmas(
         >>> round(1 / sigma, 4)  # 2 + 2 + sqrt(2 ln 4)
         5.6651
 
-    References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality", 2020, appendix B, equations 9 and
-        10. Pitas, Davies, Vandergheynst, "PAC-Bayesian margin bounds for convolutional neural networks", 2017.
+    References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality in the generalization of deep networks",
+        2020, appendix B, equations 9 and 10. Pitas, Davies, Vandergheynst, "PAC-Bayesian margin bounds for convolutional neural
+        networks", 2017.
     """
     count = check_same_length(norms=norms, kernels=kernels, channels_in=channels_in, channels_out=channels_out)
     check_positive(margin, "margin")
@@ -161,8 +162,9 @@ def deterministic_bound(
         >>> round(bound.value, 3), bound.vacuous
         (0.153, False)
 
-    References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality", 2020, theorem B.2. Neyshabur,
-        Bhojanapalli, Srebro, "A PAC-Bayesian approach to spectrally-normalized margin bounds", 2018.
+    References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality in the generalization of deep networks",
+        2020, theorem B.2. Neyshabur, Bhojanapalli, Srebro, "A PAC-Bayesian approach to spectrally-normalized margin bounds for
+        neural networks", 2018.
     """
     if form not in ("derived", "printed"):
         raise InputError(f"form={form!r}: use 'derived' or 'printed'.")
@@ -300,7 +302,8 @@ def study_deterministic_bound(
         >>> bound.term("margin loss"), bound.vacuous
         (0.0, True)
 
-    References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality", 2020, theorem B.2.
+    References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality in the generalization of deep networks",
+        2020, theorem B.2.
     """
     if study.init is None:
         raise InputError(

@@ -105,8 +105,8 @@ def dropout_bound(
         >>> round(bound.value, 4), round(bound.term("square root"), 4), round(bound.term("equation 1, printed"), 4)
         (0.1094, 0.1153, 0.1154)
 
-    References: "Robustness to pruning predicts generalization in deep neural networks", equation 1, appendix C. McAllester, "A
-        PAC-Bayesian tutorial with a dropout bound", 2013.
+    References: Kuhn, Lyle, Gomez, Rothfuss, Gal, "Robustness to pruning predicts generalization in deep neural networks", 2021,
+        equation 1, appendix C. McAllester, "A PAC-Bayesian tutorial with a dropout bound", 2013.
     """
     check_whole(searched, "searched", 1)
     expected, left, _, _ = expected_error(error, delta, draws, delta_draws)

@@ -41,8 +41,8 @@ def kl_inverse(error: float, divergence: float) -> float:
         >>> round(kl_inverse(0.1, 0.05), 6), round(0.1 + math.sqrt(0.05 / 2), 6)
         (0.220079, 0.258114)
 
-    References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality", 2020, appendix A. Langford,
-        "Tutorial on practical prediction theory for classification", 2005.
+    References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality in the generalization of deep networks",
+        2020, appendix A. Langford, "Tutorial on practical prediction theory for classification", 2005.
     """
     q = check_error(error)
     if isinstance(divergence, bool) or not isinstance(divergence, int | float) or not divergence >= 0:
@@ -93,8 +93,8 @@ def error_upper_bound(error: float, draws: int, delta: float) -> float:
         >>> round(error_upper_bound(0.02, 100, 0.01), 4)
         0.0941
 
-    References: Langford, Caruana, "(Not) bounding the true error", 2002. Dziugaite, Roy, "Computing nonvacuous
-        generalization bounds", 2017, section 3.3.
+    References: Langford, Caruana, "(Not) bounding the true error", 2002. Dziugaite, Roy, "Computing nonvacuous generalization
+        bounds for deep (stochastic) neural networks with many more parameters than training data", 2017, section 3.3.
     """
     check_whole(draws, "draws", 1)
     return kl_inverse(check_error(error), math.log(1 / check_probability(delta, "delta")) / draws)
@@ -142,8 +142,8 @@ def mcallester_bound(
         >>> round(bound.value, 3), round(bound.term("square root"), 3), bound.vacuous
         (0.127, 0.216, False)
 
-    References: McAllester, "PAC-Bayesian model averaging", 1999, and "Simplified PAC-Bayesian margin bounds", 2003.
-        Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality", 2020, theorem A.1.
+    References: McAllester, "PAC-Bayesian model averaging", 1999, and "Simplified PAC-Bayesian margin bounds", 2003. Chatterji,
+        Neyshabur, Sedghi, "The intriguing role of module criticality in the generalization of deep networks", 2020, theorem A.1.
     """
     divergence = check_positive(divergence, "divergence", zero=True)
     check_whole(examples, "examples", 2)

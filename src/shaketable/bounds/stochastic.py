@@ -109,8 +109,9 @@ def study_bound(
         >>> round(bound.value, 2), bound.term("test error")
         (0.08, 0.0)
 
-    References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality", 2020, theorem 3.2. Dziugaite, Roy,
-        "Computing nonvacuous generalization bounds for deep (stochastic) neural networks", 2017, section 3.
+    References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality in the generalization of deep networks",
+        2020, theorem 3.2. Dziugaite, Roy, "Computing nonvacuous generalization bounds for deep (stochastic) neural networks with
+        many more parameters than training data", 2017, section 3.
     """
     check_whole(draws, "draws", 1)
     check_form(form)
@@ -204,7 +205,8 @@ def study_corollary_bound(
         >>> study_corollary_bound(study, 0.1).term("complexity")
         0.0
 
-    References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality", 2020, corollary 3.3.
+    References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality in the generalization of deep networks",
+        2020, corollary 3.3.
     """
     found = joint_criticality(study, by, epsilon=epsilon, parameters="all", seed=seed, store=store, command=command)
     total = found.summary().row(0, named=True)

@@ -90,7 +90,8 @@ def minimum_ratio(alphas: Sequence[float], sigmas: Sequence[float], beyond: int 
 
     Cost: about one test an alpha, and a bisection for the few that can win.
 
-    References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality", 2020, definition 3.1.
+    References: Chatterji, Neyshabur, Sedghi, "The intriguing role of module criticality in the generalization of deep networks",
+        2020, definition 3.1.
     """
     alphas, sigmas = _ascending(alphas, "alphas"), _ascending(sigmas, "sigmas")
     if alphas[0] < 0 or sigmas[0] <= 0:

@@ -18,7 +18,7 @@ MADDOX = (
     "Maddox, Benton, Wilson, Rethinking parameter counting in deep models: effective dimensionality revisited, 2020"
 )
 KESKAR_HESSIAN = (
-    "Sagun, Evci, Guney, Dauphin, Bottou, Empirical analysis of the Hessian of over-parametrized networks, 2018"
+    "Sagun, Evci, Guney, Dauphin, Bottou, Empirical analysis of the Hessian of over-parametrized neural networks, 2018"
 )
 WORTH_SAYING = 1e-3
 """Residuals above this share of the largest eigenvalue are told."""
@@ -141,7 +141,7 @@ def hessian_trace(
         >>> abs(found.value - 0.5) < 3 * found.stderr
         True
 
-    References: Hutchinson, "A stochastic estimator of the trace of the influence matrix", 1990.
+    References: Hutchinson, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing splines", 1990.
     """
     if isinstance(draws, bool) or not isinstance(draws, int) or draws < 2:
         raise InputError(f"draws={draws!r}: give a whole number from 2.")
@@ -196,8 +196,8 @@ def effective_dimensionality(
         >>> round(effective_dimensionality(study, normalised=False).value, 6)  # 0.5 / 1.5
         0.333333
 
-    References: Maddox, Benton, Wilson, "Rethinking parameter counting in deep models", 2020, equation 2. Kuhn et al., 2021,
-    appendix A.2.
+    References: Maddox, Benton, Wilson, "Rethinking parameter counting in deep models: effective dimensionality revisited", 2020,
+        equation 2. Kuhn et al., 2021, appendix A.2.
     """
     if isinstance(z, bool) or not isinstance(z, int | float) or not z > 0:
         raise InputError(f"z={z!r}: give a number above 0.")

@@ -14,7 +14,10 @@ from shaketable.measures.norms import SCHEMA, weight_layers
 from shaketable.params import state
 from shaketable.study import Study
 
-MARTIN = "Martin, Peng, Mahoney, Predicting trends in the quality of state-of-the-art neural networks, 2021"
+MARTIN = (
+    "Martin, Peng, Mahoney, Predicting trends in the quality of state-of-the-art neural networks without access to training or "
+    "testing data, 2021"
+)
 METRICS = ("alpha", "alpha_weighted", "log_norm", "log_alpha_norm", "log_spectral_norm", "stable_rank")
 Metric = Literal["alpha", "alpha_weighted", "log_norm", "log_alpha_norm", "log_spectral_norm", "stable_rank"]
 

@@ -88,7 +88,8 @@ def magnitude_flatness_kuhn2021(
         >>> magnitude_flatness_kuhn2021(study).value > magnitude_flatness_kuhn2021(study, beta=0.5).value
         True
 
-    References: Kuhn et al., "Robustness to pruning predicts generalization in deep neural networks", 2021, section 5.1.
+    References: Kuhn, Lyle, Gomez, Rothfuss, Gal, "Robustness to pruning predicts generalization in deep neural networks", 2021,
+        section 5.1.
     """
     found = searched(study, "magnitude", "loss", beta, tuple(sigmas), draws, 1e-4, seed, batch_norm)
     return found.measurement(lambda sigma: 1 / sigma**2)

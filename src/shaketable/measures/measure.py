@@ -14,9 +14,9 @@ import torch
 from shaketable.errors import InputError, RunError
 from shaketable.study import Study
 
-CHATTERJI = "Chatterji, Neyshabur, Sedghi, The intriguing role of module criticality, 2020"
+CHATTERJI = "Chatterji, Neyshabur, Sedghi, The intriguing role of module criticality in the generalization of deep networks, 2020"
 JIANG = "Jiang, Neyshabur, Mobahi, Krishnan, Bengio, Fantastic generalization measures and where to find them, 2020"
-JIANG_MARGINS = "Jiang, Krishnan, Mobahi, Bengio, Predicting the generalization gap with margin distributions, 2019"
+JIANG_MARGINS = "Jiang, Krishnan, Mobahi, Bengio, Predicting the generalization gap in deep networks with margin distributions, 2019"
 KUHN = "Kuhn, Lyle, Gomez, Rothfuss, Gal, Robustness to pruning predicts generalization in deep neural networks, 2021"
 Direction = Literal["lower", "higher"]
 """Which end of a measure means a smaller generalization gap."""

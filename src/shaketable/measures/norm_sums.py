@@ -73,8 +73,8 @@ def sum_of_frobenius_norms(study: Study, batch_norm: BatchNorm = "fold") -> Meas
         >>> round(sum_of_frobenius_norms(Study(network, final=final)).value, 6)
         32.0
 
-    References: Kuhn et al., "Robustness to pruning predicts generalization in deep neural networks", 2021, section 5.1. Jiang
-    et al., "Fantastic generalization measures and where to find them", 2020, equation 39.
+    References: Kuhn, Lyle, Gomez, Rothfuss, Gal, "Robustness to pruning predicts generalization in deep neural networks", 2021,
+        section 5.1. Jiang et al., "Fantastic generalization measures and where to find them", 2020, equation 39.
     """
     return frobenius_sum(study, study.final, batch_norm)
 

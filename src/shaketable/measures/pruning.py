@@ -50,7 +50,8 @@ def prunability(
         >>> prunability(study).value
         0.38
 
-    References: Kuhn et al., "Robustness to pruning predicts generalization in deep neural networks", 2021, definition 1.
+    References: Kuhn, Lyle, Gomez, Rothfuss, Gal, "Robustness to pruning predicts generalization in deep neural networks", 2021,
+        definition 1.
     """
     same = {
         "beta": beta,
@@ -101,7 +102,8 @@ def random_prunability(
         >>> random_prunability(study).value >= prunability(study).value
         True
 
-    References: Kuhn et al., "Robustness to pruning predicts generalization in deep neural networks", 2021, definition 1.
+    References: Kuhn, Lyle, Gomez, Rothfuss, Gal, "Robustness to pruning predicts generalization in deep neural networks", 2021,
+        definition 1.
     """
     same = {
         "beta": beta,
@@ -137,7 +139,8 @@ def number_of_parameters_pruned(study: Study, beta: float = 0.1, parameters: Par
         >>> number_of_parameters_pruned(study).value
         2.0
 
-    References: Kuhn et al., "Robustness to pruning predicts generalization in deep neural networks", 2021, appendix A.2.
+    References: Kuhn, Lyle, Gomez, Rothfuss, Gal, "Robustness to pruning predicts generalization in deep neural networks", 2021,
+        appendix A.2.
     """
     row = _found(study, methods="magnitude", beta=beta, parameters=parameters).summary().row(0, named=True)
     total = sum(parameter.numel() for parameter in study.network.parameters())
@@ -167,7 +170,8 @@ def sum_of_frobenius_norms_pruned(study: Study, beta: float = 0.1, parameters: P
         >>> round(sum_of_frobenius_norms_pruned(study).value, 6)
         162.0
 
-    References: Kuhn et al., "Robustness to pruning predicts generalization in deep neural networks", 2021, appendix A.2.
+    References: Kuhn, Lyle, Gomez, Rothfuss, Gal, "Robustness to pruning predicts generalization in deep neural networks", 2021,
+        appendix A.2.
     """
     return frobenius_sum(study, _pruned(study, beta, parameters))
 
@@ -197,7 +201,8 @@ def sum_of_squared_spectral_norms_pruned(
         >>> round(sum_of_squared_spectral_norms_pruned(study).value, 6)
         81.0
 
-    References: Kuhn et al., "Robustness to pruning predicts generalization in deep neural networks", 2021, appendix A.2.
+    References: Kuhn, Lyle, Gomez, Rothfuss, Gal, "Robustness to pruning predicts generalization in deep neural networks", 2021,
+        appendix A.2.
     """
     return spectral_sum(study, _pruned(study, beta, parameters))
 

@@ -10,7 +10,10 @@ from shaketable.measures.derivatives import Objective, Parameters
 from shaketable.measures.measure import Measurement, from_value, measure
 from shaketable.study import Study
 
-KESKAR = "Keskar, Mudigere, Nocedal, Smelyanskiy, Tang, On large-batch training for deep learning, 2017"
+KESKAR = (
+    "Keskar, Mudigere, Nocedal, Smelyanskiy, Tang, On large-batch training for deep learning: generalization gap and sharp minima, "
+    "2017"
+)
 
 
 @measure(symbol="sharpness", direction="lower", needs=("train",), paper=KESKAR)

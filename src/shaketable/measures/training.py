@@ -8,7 +8,7 @@ from shaketable.measures.measure import KUHN, Measurement, Unavailable, from_val
 from shaketable.params import Params
 from shaketable.study import Study
 
-RU = "Ru, Lyle, Schut, van der Wilk, Gal, Speedy performance estimation for neural architecture search, 2021"
+RU = "Ru, Lyle, Schut, Fil, van der Wilk, Gal, Speedy performance estimation for neural architecture search, 2021"
 
 
 @measure(symbol="train loss", direction="lower", needs=("train",), paper=KUHN)
@@ -32,7 +32,8 @@ def training_loss(study: Study) -> Measurement:
         >>> round(training_loss(study).value, 6)
         0.693147
 
-    References: Kuhn et al., "Robustness to pruning predicts generalization in deep neural networks", 2021, appendix A.2.
+    References: Kuhn, Lyle, Gomez, Rothfuss, Gal, "Robustness to pruning predicts generalization in deep neural networks", 2021,
+        appendix A.2.
     """
     return from_value(_loss(study, study.final))
 
@@ -69,7 +70,8 @@ def sum_of_training_losses(study: Study, last: int | None = None, running: bool 
         >>> round(sum_of_training_losses(study).value / math.log(2), 6), round(sum_of_training_losses(study, last=1).value, 3)
         (2.0, 0.693)
 
-    References: Ru et al., 2021, equation 2. Kuhn et al., 2021, section 5.1.
+    References: Ru, Lyle, Schut, Fil, van der Wilk, Gal, "Speedy performance estimation for neural architecture search", NeurIPS
+        2021, equation 2. Kuhn et al., 2021, section 5.1.
     """
     final = study.final_epoch if study.final_epoch is not None else max(study.epochs)
     if last is not None and (isinstance(last, bool) or not isinstance(last, int) or not 1 <= last <= final):

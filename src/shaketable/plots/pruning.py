@@ -45,8 +45,8 @@ def pruning_curves(
         >>> [layer["name"] for layer in spec["layer"]]
         ['curves']
 
-    References:
-        "Robustness to pruning predicts generalization in deep neural networks", figures 2 and 5.
+    References: Kuhn, Lyle, Gomez, Rothfuss, Gal, "Robustness to pruning predicts generalization in deep neural networks", 2021,
+        figures 2 and 5.
     """
     if table.is_empty():
         raise InputError("the table of pruning has no curve; measure one with sparsities=....")

@@ -191,8 +191,8 @@ def prunability(
         >>> found.summary().select("prunability", "kept", "parameters").row(0), found.tests.select("kept", "holds").rows()
         ((0.5, 2.0, 4), [(0.5, True), (0.25, False), (0.0, False)])
 
-    References: "Robustness to pruning predicts generalization in deep neural networks", definition 1, section 5.4.3 and
-        figure 2, appendices A.5 and A.6.1.
+    References: Kuhn, Lyle, Gomez, Rothfuss, Gal, "Robustness to pruning predicts generalization in deep neural networks", 2021,
+        definition 1, section 5.4.3 and figure 2, appendices A.5 and A.6.1.
     """
     started = time.monotonic()
     chosen: tuple[Any, ...] = tuple(dict.fromkeys([methods] if isinstance(methods, str) else methods))

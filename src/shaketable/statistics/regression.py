@@ -126,7 +126,8 @@ def standardised_coefficients(x: Values, y: Values) -> np.ndarray:
         >>> standardised_coefficients([1, 2, 3, 4], [2, 4, 6, 8]).round(6).tolist()
         [1.0]
 
-    References: "Robustness to pruning predicts generalization in deep neural networks", appendix A.2.
+    References: Kuhn, Lyle, Gomez, Rothfuss, Gal, "Robustness to pruning predicts generalization in deep neural networks", 2021,
+        appendix A.2.
     """
     inputs, outputs = _variables(x, y)
     spread = inputs.std(0)
