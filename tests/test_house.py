@@ -12,7 +12,19 @@ import shaketable
 SOURCE = Path(shaketable.__file__).parent
 ROOMS = [
     *["__init__", "errors", "identity", "files", "forward", "progress", "statistics", "params", "operators", "data"],
-    *["evaluate", "removal", "networks", "training", "perturb", "intervene", "pruning", "folding", "study", "foreign"],
+    *[
+        "evaluate",
+        "removal",
+        "networks",
+        "training",
+        "topology",
+        "perturb",
+        "intervene",
+        "pruning",
+        "folding",
+        "study",
+        "foreign",
+    ],
     *["engine", "probes", "measures", "bounds", "defense", "zoo", "estimators", "plots", "report", "cli", "__main__"],
 ]
 

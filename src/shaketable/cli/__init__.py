@@ -18,6 +18,7 @@ from shaketable.cli import (
     robustness,
     sensitivity,
     together,
+    topology,
     training,
     zoo,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "robustness",
     "sensitivity",
     "together",
+    "topology",
     "training",
     "zoo",
 ]

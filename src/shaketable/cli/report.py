@@ -93,7 +93,7 @@ def _kinds() -> dict[str, Any]:
     from shaketable.estimators import Estimate
     from shaketable.probes import JointRobustness, LayerSets, Paths, Prunability, Robustness, Sensitivity, Valley
     from shaketable.probes.criticality import Criticality
-    from shaketable.report import Bounds, Measures
+    from shaketable.report import Bounds, Cells, Measures
 
     return {
         "estimate": Estimate,
@@ -105,6 +105,7 @@ def _kinds() -> dict[str, Any]:
         "criticality": Criticality,
         "path": Paths,
         "valley": Valley,
+        "mass": Cells,
         "measures": Measures,
         "bounds": Bounds,
         "attack": Attacks,

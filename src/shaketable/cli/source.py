@@ -102,7 +102,7 @@ def _foreign_study(source: Source) -> "Study":
     arguments = pairs(source.network_arg, "--network-arg") or {}
     own = ":" in network
     made = (
-        _own_network(network, arguments) if own else build(network, dataset.input_shape, dataset.classes, **arguments)
+        own_network(network, arguments) if own else build(network, dataset.input_shape, dataset.classes, **arguments)
     )
     return Study(
         made.to(usable_device(source.device)).eval(),
@@ -128,7 +128,7 @@ def _dataset(source: Source) -> "Dataset":
     return load(str(source.data), root=source.data_root, **data_args)
 
 
-def _own_network(name: str, arguments: dict[str, Any]) -> Any:
+def own_network(name: str, arguments: dict[str, Any]) -> Any:
     """What MODULE:FUNCTION returns, MODULE being importable from the current folder."""
     import importlib
 

@@ -1,14 +1,18 @@
-"""Results that are no table of a probe: measures of a network, and bounds on its error; kept like one."""
+"""Results that are no table of a probe: measures of a network, its cells, and bounds on its error; kept like one."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import polars as pl
+from torch import nn
 
+from shaketable import __version__
 from shaketable.bounds import Assumption, Bound
 from shaketable.bounds.bound import SCHEMA as TERMS
+from shaketable.networks.linked import LinkedCell
 from shaketable.probes.stored import read_result, write_result
+from shaketable.topology.mass import span
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,71 @@ class Measures:
         """
         facts, tables = read_result(Path(folder), "measures", ["measures"])
         return cls(tables["measures"], facts["provenance"])
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells of a linked network, with the links that were drawn.
+
+    Attributes:
+        table: a row a layer: ``cell`` and ``layer``, its ``channels``, and how many earlier channels it is linked to (``linked``).
+        links: a row a link: ``cell``, ``layer``, and the ``source_layer`` and ``source_channel`` that it comes from.
+        provenance: ``name``, mass and density, and for each cell its density, ``layers``, ``channels`` and ``linked`` channels.
+    """
+
+    table: pl.DataFrame
+    links: pl.DataFrame
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, network: nn.Module, name: str, command: str | None = None, **facts: Any) -> Self | None:
+        """The cells of a linked network; None of another one."""
+        rows, links, found = [], [], []
+        for number, cell in enumerate((one for one in network.modules() if isinstance(one, LinkedCell)), start=1):
+            drawn = cell.links
+            for layer, (sources, width) in enumerate(zip(drawn, cell.widths, strict=True)):
+                rows.append((number, layer, width, len(sources)))
+                links += [(number, layer, *source) for source in sources]
+            counts = [len(sources) for sources in drawn]
+            _, density, mass = span(cell.widths, [w * n for w, n in zip(cell.widths, counts, strict=True)])
+            found.append((density, mass, len(counts), sum(cell.widths), sum(counts)))
+        if not rows:
+            return None
+        density, mass, layers, channels, linked = map(list, zip(*found, strict=True))
+        provenance = {
+            "name": name,
+            "nn_mass": sum(mass),
+            "nn_density": sum(density) / len(density),
+            "cell_density": density,
+            "layers": layers,
+            "channels": channels,
+            "linked": linked,
+            "command": command,
+            "shaketable": __version__,
+        }
+        return cls(
+            pl.DataFrame(rows, ["cell", "layer", "channels", "linked"], orient="row"),
+            pl.DataFrame(
+                links, dict.fromkeys(["cell", "layer", "source_layer", "source_channel"], pl.Int64), orient="row"
+            ),
+            provenance | facts,
+        )
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the tables as Parquet and CSV, and ``provenance.json``, into a folder."""
+        return write_result(
+            Path(folder), "mass", {"cells": self.table, "links": self.links}, {"provenance": self.provenance}
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: the folder holds no such result.
+        """
+        facts, tables = read_result(Path(folder), "mass", ["cells", "links"])
+        return cls(tables["cells"], tables["links"], facts["provenance"])
 
 
 @dataclass(frozen=True)
