@@ -17,7 +17,9 @@ Params = Mapping[str, Tensor]
 Grouping = str | Mapping[str, str | Sequence[str]]
 """``"module"``, ``"block"``, ``"stage"``, ``"expert"``, or a mapping from layer names to module or parameter names."""
 
-_EXPERT = re.compile(r"(?P<container>(?:.+\.)?\w*experts)\.(?:parametrizations\.\w+\.original)?(?P<number>\d+)(?:\.|$)")
+_EXPERT = re.compile(
+    r"(?P<container>(?:.+\.)?\w*experts)\.(?:parametrizations\.\w+\.original)?(?P<number>(?:expert_)?\d+)(?:\.|$)"
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ def layers(network: nn.Module, by: Grouping = "module", inputs: Inputs | None = 
     such stacks are nested, the inner one counts, unless two or more operators stand outside of it (attention beside
     experts). Tied weights make one layer of the modules that share them. Parameters that a module owns beside modules with
     parameters (a class token, a layer scale, the joint projection of an attention) are layers of their own.
-    An expert is a numbered member of a container whose name ends with ``experts``; routers and shared experts are modules.
+    An expert is a numbered member (``3``, ``expert_3``) of a container whose name ends with ``experts``; routers and
+    shared experts are modules.
     Buffers that are not saved (rotary tables) belong to no layer.
 
     Args:

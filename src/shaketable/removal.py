@@ -248,9 +248,14 @@ def _output(output: Any) -> Tensor | None:
 
 
 def _copied(value: Any) -> Any:
-    """The same with tensors copied."""
+    """The same with tensors copied, and with all that a block may write into, such as a cache of keys and values."""
     if isinstance(value, Tensor):
         return value.clone()
     if type(value) in (tuple, list):
         return type(value)(map(_copied, value))
-    return {key: _copied(item) for key, item in value.items()} if type(value) is dict else value
+    if type(value) is dict:
+        return {key: _copied(item) for key, item in value.items()}
+    try:
+        return value if isinstance(value, nn.Module) else copy.deepcopy(value)
+    except (TypeError, RuntimeError, copy.Error):  # what cannot be copied is shared
+        return value

@@ -65,6 +65,13 @@ def test_experts_in_a_list_are_a_layer_each_and_the_router_and_shared_experts_ar
     assert found[0].kind == "Sequential"
 
 
+def test_experts_in_a_dict_are_a_layer_each_under_the_names_that_switch_transformers_give_them():
+    network = Listed()
+    network.experts = nn.ModuleDict({f"expert_{n}": expert for n, expert in enumerate(network.experts)})
+    found = [layer.name for layer in layers(network, "expert")]
+    assert found == ["gate", "experts.expert_0", "experts.expert_1", "shared_expert"]
+
+
 def test_experts_taken_apart_give_the_same_outputs_and_share_their_weights():
     network = Mixture().eval()
     before = snapshot(network)

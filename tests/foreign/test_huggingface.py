@@ -1,5 +1,6 @@
 """Models of transformers, built from configurations with random weights: data, labels, names of layers, fresh draws."""
 
+import copy
 import sys
 
 import numpy as np
@@ -14,7 +15,7 @@ from shaketable.evaluate import evaluate
 from shaketable.foreign import from_huggingface
 from shaketable.params import layers, state
 from shaketable.perturb import fresh_params
-from shaketable.probes import robustness
+from shaketable.probes import joint_robustness, robustness
 from shaketable.study import Study
 
 pytestmark = pytest.mark.usefixtures("transformers")
@@ -142,6 +143,22 @@ def test_a_mixture_has_its_router_and_its_experts(kind):
         assert {f"model.layers.0.mlp.shared_expert.{part}" for part in parts} <= set(found)
 
 
+def test_a_block_that_writes_keys_and_values_into_a_cache_can_be_removed():
+    network, tokens, mask = llama(num_hidden_layers=2), ids(3, 5), torch.ones(3, 5, dtype=torch.long)
+    mask[0, 3:] = 0
+    study = Study.from_huggingface(network, {"input_ids": tokens, "attention_mask": mask})
+    result = joint_robustness(study, {"first": "model.layers.0", "both": "model.layers.*"}, draws=0, checkpoints=[])
+    found = dict(result.table.filter(perturbation="remove").select("group", "loss").rows())
+    labels = study.data("test").labels
+    for name, count in (("first", 1), ("both", 2)):
+        smaller = copy.deepcopy(network)
+        smaller.model.layers = smaller.model.layers[count:]
+        with torch.no_grad():
+            logits = smaller(input_ids=tokens, attention_mask=mask, use_cache=False).logits
+        expected = nn.functional.cross_entropy(logits[labels != -100], labels[labels != -100])
+        assert found[name] == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_a_rotary_table_that_is_saved_belongs_to_no_layer_and_is_not_reset():
     class Rotary(nn.Module):
         def __init__(self) -> None:
@@ -210,6 +227,12 @@ def test_padding_and_labels_of_minus_100_are_not_scored_as_in_the_models_own_los
         sums = evaluate(network, study.final, study.data("test"))
         assert sums.examples == 3 * 5 - 2
         assert sums.loss / sums.examples == pytest.approx(own, rel=1e-5)
+
+
+def test_what_would_be_predicted_from_padding_on_the_left_is_not_scored():
+    tokens, mask = torch.tensor([[0, 0, 5, 6, 7], [3, 4, 5, 6, 7]]), torch.tensor([[0, 0, 1, 1, 1], [1] * 5])
+    test = Study.from_huggingface(llama(), {"input_ids": tokens, "attention_mask": mask}).data("test")
+    assert test.labels.tolist() == [[-100, -100, 6, 7, -100], [4, 5, 6, 7, -100]]
 
 
 def test_a_running_text_becomes_rows_whose_labels_are_the_next_tokens():
@@ -281,6 +304,13 @@ def test_an_encoder_decoder_gets_the_decoder_inputs_that_it_makes_of_labels_itse
         own = float(network(input_ids=tokens, labels=labels).loss)
     sums = evaluate(network, study.final, study.data("test"))
     assert sums.loss / sums.examples == pytest.approx(own, rel=1e-5)
+
+
+def test_an_encoder_decoder_that_does_not_say_how_its_outputs_begin_is_one_clear_error():
+    network = model("T5ForConditionalGeneration", "T5Config", vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=16, num_layers=1,
+                    num_heads=2)  # fmt: skip
+    with pytest.raises(InputError, match="set decoder_start_token_id"):
+        Study.from_huggingface(network, {"input_ids": ids(2, 5), "labels": ids(2, 4)})
 
 
 def test_a_model_by_folder_is_the_class_of_its_configuration(tmp_path):

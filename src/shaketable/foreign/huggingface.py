@@ -50,8 +50,9 @@ def from_huggingface(
 
     Labels follow the library: -100 is not scored; a causal language model is given labels like its inputs, and scored on the
     next one (they are shifted here, as the model's own loss does it); padding (``attention_mask`` 0) is not scored where
-    labels are made here. Labels that are names, or numbers of a data set whose class names are the model's in another
-    order, are translated by the model's ``label2id``. Not done: regression, several labels an example, generation.
+    labels are made here, and neither is what would be predicted from it, padded on the left. Labels that are names, or
+    numbers of a data set whose class names are the model's in another order, are translated by the model's ``label2id``.
+    Not done: regression, several labels an example, generation.
 
     Args:
         model: a ``PreTrainedModel`` in evaluation mode, or the name or folder of one, loaded as the class that its
@@ -255,10 +256,11 @@ class _Reader:
         if labels is None:
             if not (self.shift and "input_ids" in inputs):
                 raise InputError(f"there are no labels; the names are {', '.join(given)}: give them as 'labels'.")
-            labels = inputs["input_ids"].clone()
+            labels = _next(inputs["input_ids"])
             if "attention_mask" in inputs:
-                labels[inputs["attention_mask"] == 0] = IGNORED
-            return self._finished(inputs, _next(labels))
+                padding = inputs["attention_mask"] == 0
+                labels[padding | (_next(inputs["attention_mask"]) == 0)] = IGNORED  # neither from padding nor to it
+            return self._finished(inputs, labels)
         numbers = self._numbers(labels)
         if numbers.ndim > 1 and self.shift and not made_here:
             numbers = _next(numbers)
@@ -306,7 +308,13 @@ class _Reader:
         prepare: Callable[..., Tensor] | None = getattr(self.model, "prepare_decoder_input_ids_from_labels", None)
         wanted = prepare is not None and labels.ndim > 1 and bool(_accepted(self.model, ["decoder_input_ids"]))
         if prepare is not None and wanted and "decoder_input_ids" not in inputs:
-            inputs = inputs | {"decoder_input_ids": prepare(labels=labels)}
+            try:
+                inputs = inputs | {"decoder_input_ids": prepare(labels=labels)}
+            except (AttributeError, ValueError) as error:
+                raise InputError(
+                    f"{type(self.model).__name__} makes no decoder inputs of labels ({error}); set decoder_start_token_id and "
+                    "pad_token_id in its configuration, or give decoder_input_ids."
+                ) from error
         return as_data((inputs, labels))
 
 
