@@ -83,7 +83,7 @@ def test_every_answer_at_every_layer_is_that_of_the_naive_loop(name):
         removals = Removals(network, snapshot(network), site, x)
         ways.add(removals.way)
         truth = naive(network, site, x, labels, order)
-        assert torch.equal(removals.right(removals.record(x), labels, order), truth), site
+        assert torch.equal(removals.right(removals.record(x), labels, [order])[0], truth), site
         assert truth[:, -1].all()
     assert "sum" in ways or name == "vit-1x16"
 
@@ -109,7 +109,7 @@ def test_the_running_sum_carries_residual_and_concatenating_successors(name, lay
     for other in (way, "suffix", "network"):
         same = Removals(network, snapshot(network), site, x, way=other)
         assert same.way == other
-        assert torch.equal(same.right(same.record(x), labels, order), truth)
+        assert torch.equal(same.right(same.record(x), labels, [order])[0], truth)
 
 
 @pytest.mark.parametrize("memory", [1, 10**6, None])
@@ -119,14 +119,16 @@ def test_answers_do_not_depend_on_the_memory_or_on_which_examples_go_together(me
     order = orders(site, len(x))
     removals = Removals(network, snapshot(network), site, x, memory)
     whole = Removals(network, snapshot(network), site, x)
-    expected = whole.right(whole.record(x), labels, order)
+    expected = whole.right(whole.record(x), labels, [order])[0]
     assert removals.rows() <= whole.rows()
     base = removals.record(x)
-    assert torch.equal(removals.right(base, labels, order), expected)
-    alone = [removals.right(removals.record(x[i : i + 1]), labels[i : i + 1], order[i : i + 1]) for i in range(len(x))]
+    assert torch.equal(removals.right(base, labels, [order])[0], expected)
+    alone = [
+        removals.right(removals.record(x[i : i + 1]), labels[i : i + 1], [order[i : i + 1]])[0] for i in range(len(x))
+    ]
     assert torch.equal(torch.cat(alone), expected)
     picked = torch.tensor([4, 1])
-    assert torch.equal(removals.right(base.of(picked), labels[picked], order[picked]), expected[picked])
+    assert torch.equal(removals.right(base.of(picked), labels[picked], [order[picked]])[0], expected[picked])
 
 
 def test_ties_go_to_the_lowest_class_as_in_the_network_itself():
@@ -140,7 +142,7 @@ def test_ties_go_to_the_lowest_class_as_in_the_network_itself():
     order = orders(site, 4)
     removals = Removals(network, snapshot(network), site, x)
     assert removals.way == "sum"
-    assert torch.equal(removals.right(removals.record(x), labels, order), naive(network, site, x, labels, order))
+    assert torch.equal(removals.right(removals.record(x), labels, [order])[0], naive(network, site, x, labels, order))
 
 
 @pytest.mark.parametrize(("name", "layer"), [("resnet18-bn", "stage4.resblk2.conv2"), ("functional", "conv1")])
@@ -159,7 +161,7 @@ def test_the_network_its_modes_hooks_and_the_random_state_are_left_alone():
     network.train()
     before, state = snapshot(network), torch.get_rng_state()
     removals = Removals(network, snapshot(network), site_of(network, "conv2", x), x)
-    removals.right(removals.record(x), labels, orders(removals.site, len(x)))
+    removals.right(removals.record(x), labels, [orders(removals.site, len(x))])
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in snapshot(network).items())
     assert all(module.training for module in network.modules())
@@ -173,7 +175,7 @@ def test_the_params_given_count_and_not_those_of_the_network():
     site = site_of(network, "conv2", x)
     order = orders(site, len(x))
     removals = Removals(network, params, site, x)
-    found = removals.right(removals.record(x), labels, order)
+    found = removals.right(removals.record(x), labels, [order])[0]
     network.load_state_dict(params)
     assert torch.equal(found, naive(network, site, x, labels, order))
 
@@ -196,7 +198,7 @@ def test_what_cannot_be_traced_is_run_whole_and_says_so_where_something_else_was
     removals = Removals(network, snapshot(network), site, x)
     order = orders(site, 4)
     assert removals.way == "network"
-    assert torch.equal(removals.right(removals.record(x), labels, order), naive(network, site, x, labels, order))
+    assert torch.equal(removals.right(removals.record(x), labels, [order])[0], naive(network, site, x, labels, order))
     with pytest.raises(RunError, match=r"layer 'one' cannot be ablated by way='sum': it cannot be traced"):
         Removals(network, snapshot(network), site, x, way="sum")
 

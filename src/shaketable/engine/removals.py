@@ -1,8 +1,9 @@
 """Units removed one by one: which examples are still right after each, by a running sum where the network allows it."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,7 +25,7 @@ CHECKED = 4
 """Examples on which each way is compared with the network itself."""
 TOGETHER = 100
 """Examples in one pass of the whole network."""
-CACHE, FEW, MANY = 2**21, 256, 4096
+CACHE, FEW, MANY = 2**20, 256, 2048
 """Bytes of a pass behind the site that keep a processor's cache useful, and the least and the most rows in one pass."""
 log = logging.getLogger("shaketable.engine")
 
@@ -104,7 +105,8 @@ class Removals:
     @property
     def row_bytes(self) -> int:
         """Memory of one example with one set of units removed."""
-        return max(1, self.suffix.bytes) if self.suffix else 1
+        way = self.linear or self.suffix
+        return max(1, way.bytes) if way else 1
 
     def rows(self) -> int:
         """Rows in one pass behind the site."""
@@ -139,85 +141,91 @@ class Removals:
         together = {node: torch.cat([one[node] for one in values]) for node in (values[0] if values else ())}
         return Recorded(torch.cat(found), together, inputs)
 
-    def right(self, base: Recorded, labels: Tensor, order: Tensor) -> Tensor:
-        """Which examples are right [N, units + 1] with the first 0, 1, 2, ... units of their order alone, the others removed.
+    def right(self, base: Recorded, labels: Tensor, orders: Sequence[Tensor]) -> list[Tensor]:
+        """Which examples are right [N, units + 1] with the first 0, 1, 2, ... units of an order alone, the others removed.
 
         Args:
             base: of :meth:`record`, N examples.
             labels: [N].
-            order: each example's units [N, units], the one that comes first first.
+            orders: one or several; each has every example's units [N, units], the one that comes first first.
+
+        Returns: for each order, booleans.
         """
         with torch.no_grad():
-            count, units = order.shape
             terms = self.linear.terms(base.values) if self.linear else _by_unit(base.activation, self.site)
-            acts = terms.flatten(2).ne(0).any(2).gather(1, order)  # [N, units] in their order
-            steps = acts.cumsum(1)
-            total, at = steps[:, -1].sort(
-                descending=True, stable=True
-            )  # those with many units first: the rest drops out
-            taken = order[at].gather(
-                1, (~acts[at]).to(torch.int8).argsort(dim=1, stable=True)
-            )  # those that act come first
-            right = torch.zeros(count, units + 1, dtype=torch.bool, device=labels.device)
-            for rows, step, state in self._states(base, terms, at, taken, total):
-                right[rows, step] = self._decided(base, labels, taken, at, rows, step, state)
-            back = torch.nn.functional.pad(steps, (1, 0))
-            return right.gather(1, back)
+            empty = self.linear.state(base.values) if self.linear else torch.zeros_like(terms)
+            acts = terms.flatten(2).ne(0).any(2)
+            return [self._right(base, labels, order, terms, empty, acts.gather(1, order)) for order in orders]
+
+    def _right(
+        self, base: Recorded, labels: Tensor, order: Tensor, terms: Tensor, empty: Tensor, acts: Tensor
+    ) -> Tensor:
+        """The same for one order; ``acts`` [N, units] says which units of it an example activates."""
+        steps = acts.cumsum(1)
+        total, at = steps[:, -1].sort(descending=True, stable=True)  # those with many units first: the rest drops out
+        taken = order[at].gather(1, (~acts[at]).to(torch.int8).argsort(dim=1, stable=True))  # those that act come first
+        width = order.shape[1] + 1
+
+        @cache
+        def place() -> Tensor:
+            """By example: when each unit comes, from 0; those that do not act come last."""
+            when = torch.arange(width - 1, device=taken.device).expand_as(taken)
+            return torch.empty_like(taken).scatter_(1, taken, when)[at.argsort()]
+
+        right = torch.zeros(len(order) * width, dtype=torch.bool, device=labels.device)
+        for rows, step, state in self._states(terms, empty, at, taken, total):
+            right.scatter_(0, rows * width + step, self._decided(base, labels, place, rows, step, state))
+        return right.view(-1, width).gather(1, nn.functional.pad(steps, (1, 0)))
 
     def _states(
-        self, base: Recorded, terms: Tensor, at: Tensor, taken: Tensor, total: Tensor
+        self, terms: Tensor, empty: Tensor, at: Tensor, taken: Tensor, total: Tensor
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Examples, numbers of units, and the state that these make, so many together as one pass takes."""
         most, limit = int(total[0]), self.rows()
         alive = (total[:, None] >= torch.arange(most + 1, device=total.device)).sum(0).tolist()
+        state, by_step = empty[at], taken[:, :most].t().contiguous()
         if self.linear is not None:
-            state = self.linear.state(base.values)[at]
             index = taken[:, :most, None, None].expand(-1, -1, *terms.shape[2:])
             terms = terms[at].gather(1, index).transpose(0, 1).contiguous()  # [step, N, positions, taps]
-        else:
-            state = torch.zeros_like(terms)
         waiting: list[tuple[Tensor, Tensor, Tensor]] = []
         held = 0
         for step in range(most + 1):
             rows = alive[step]
             state = state[:rows]
             if step and self.linear is not None:
-                weight = self.linear.weight[taken[:rows, step - 1]]
+                weight = self.linear.weight.index_select(0, by_step[step - 1, :rows])
                 if weight.shape[1] == 1:
                     state.addcmul_(terms[step - 1, :rows], weight)
                 else:
                     torch.baddbmm(state, terms[step - 1, :rows], weight, out=state)
             elif step:
-                unit = taken[:rows, step - 1]
-                here = torch.arange(rows, device=unit.device)
-                state[here, unit] = terms[at[:rows], unit]
+                unit = by_step[step - 1, :rows]
+                state[torch.arange(rows, device=at.device), unit] = terms[at[:rows], unit]
             for start in range(0, rows, limit):
-                part = slice(start, min(start + limit, rows))
-                number = torch.full((part.stop - part.start,), step, device=at.device)
-                waiting.append((at[part], number, state[part] if rows >= limit else state[part].clone()))
-                held += len(number)
-                if held >= limit or rows >= limit:
-                    yield tuple(map(torch.cat, zip(*waiting, strict=True)))  # pyright: ignore[reportReturnType]
+                index = at[start : min(start + limit, rows)]
+                part = index, torch.full_like(index, step), state[start : start + len(index)]
+                if len(index) >= min(FEW, limit):
+                    yield part
+                    continue
+                waiting.append((*part[:2], part[2].clone()))
+                held += len(index)
+                if held >= limit:
+                    yield _joined(waiting)
                     waiting, held = [], 0
         if waiting:
-            yield tuple(map(torch.cat, zip(*waiting, strict=True)))  # pyright: ignore[reportReturnType]
+            yield _joined(waiting)
 
     def _decided(
-        self, base: Recorded, labels: Tensor, taken: Tensor, at: Tensor, rows: Tensor, step: Tensor, state: Tensor
+        self, base: Recorded, labels: Tensor, place: Callable[[], Tensor], rows: Tensor, step: Tensor, state: Tensor
     ) -> Tensor:
         """Whether each row is right."""
-        own = labels[rows]
+        own = labels.index_select(0, rows)
         if self.linear is None:
             return correct(self._logits(base, _to_axis(state, self.site, base.activation), rows), own)[0]
         found, near = correct(self.linear.logits(state, base.values, rows), own)
-        if near.any():
-            where = near.nonzero().flatten()
-            place = torch.empty_like(taken).scatter_(  # by example: when each unit comes
-                1, taken, torch.arange(taken.shape[1], device=taken.device).expand_as(taken)
-            )[at.argsort()]
-            for some in where.split(self.rows()):
-                kept = place[rows[some]] < step[some, None]
-                found[some] = correct(self._masked_logits(base, rows[some], kept), own[some])[0]
+        for some in near.nonzero().flatten().split(self.rows()) if near.any() else ():
+            kept = place()[rows[some]] < step[some, None]
+            found[some] = correct(self._masked_logits(base, rows[some], kept), own[some])[0]
         return found
 
     def _masked_logits(self, base: Recorded, rows: Tensor, kept: Tensor) -> Tensor:
@@ -285,20 +293,27 @@ def correct(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
     A row with a NaN or infinite logit is wrong, and near a tie.
     """
-    logits = logits.float()
-    own = logits.gather(1, labels[:, None]).squeeze(1)
-    others = logits.scatter(1, labels[:, None], -torch.inf)
-    highest, lowest = others.amax(1), logits.amin(1)
+    logits, place = logits.float(), labels[:, None]
+    own, lowest = logits.gather(1, place), logits.amin(1)
+    highest = logits.scatter_(1, place, -torch.inf).amax(1)
+    logits.scatter_(1, place, own)  # as it was
+    own = own.squeeze(1)
     right = own > highest
-    scale = torch.maximum(torch.maximum(highest, own), -lowest)
-    near = ~((own - highest).abs() > ROUNDING * scale)
+    largest = torch.maximum(torch.maximum(highest, own), -lowest)
+    near = ~((own - highest).abs() > ROUNDING * largest)
     equal = (own == highest).nonzero().flatten()
     if len(equal):
         right[equal] = logits[equal].argmax(1) == labels[equal]
-    if not logits.sum().isfinite():
-        finite = logits.isfinite().all(1)
+    if not largest.sum().isfinite():
+        finite = largest.isfinite()
         return right & finite, near | ~finite
     return right, near
+
+
+def _joined(parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows put together."""
+    index, step, state = (torch.cat(column) for column in zip(*parts, strict=True))
+    return index, step, state
 
 
 def _by_unit(activation: Tensor, site: Site) -> Tensor:

@@ -66,9 +66,12 @@ class Suffix:
         ]
         if self.output not in reached or not (set(self.kept) <= by_example or self._goes_by_examples(inputs)):
             raise Unsuitable("what is behind the site does not go by examples")
-        count = len(self.cut.meta["val"])
-        self.bytes = 4 * sum(_size(node) for node in (self.cut, *self.behind)) // count  # of a row
+        self.bytes = self.row_bytes([self.cut, *self.behind])
         self.linear = self._find_linear(inputs)
+
+    def row_bytes(self, nodes: Sequence[Node]) -> int:
+        """Memory of the values of some nodes, for one row."""
+        return 4 * sum(map(_size, nodes)) // len(self.cut.meta["val"])
 
     def _sort(self, node: Node, reached: set[Node]) -> None:
         """Constant, before the site, or behind it."""
@@ -219,6 +222,7 @@ class Linear:
         self.weight = weight[self.features].flatten(1, 2).contiguous()
         """[units, k taps, out]"""
         self.map = tuple(self.node.meta["val"].shape[2:]) if self.geometry else ()
+        self.bytes = self.suffix.row_bytes([self.node, *self.rest])
         self.positions = _size(self.node) // self.weight.shape[2] // len(self.suffix.cut.meta["val"])
 
     def state(self, base: Values) -> Tensor:

@@ -264,9 +264,9 @@ def _curves(
             for of in [mine] * ("class" in over) + [torch.where(mine < 0, mine, len(groups) - 1)] * ("all" in over):
                 rows = (of >= 0).nonzero().flatten()
                 part = base if len(rows) == len(of) else base.of(rows)
-                for number, one in enumerate((order.flip(1), order)):  # the units that stay longest come first
-                    found = removals.right(part, labels[rows], one[of[rows]]).flip(1)
-                    right[:, number].index_add_(0, of[rows], found.long())
+                orders = [one[of[rows]] for one in (order.flip(1), order)]  # the units that stay longest come first
+                for number, found in enumerate(removals.right(part, labels[rows], orders)):
+                    right[:, number].index_add_(0, of[rows], found.flip(1).long())
             advance(len(labels))
     return {
         "groups": groups,
