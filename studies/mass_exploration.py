@@ -7,16 +7,30 @@ The small setting has cells of 4 to 7 layers of 4, 8 and 16 channels, wider step
 bfloat16; the full one has the paper's networks of table 2, widths 1, 2 and 3, CIFAR-100, and the depths of appendix H.2.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import polars as pl
+
+from shaketable.files import write_text
 from shaketable.topology import Cell, links_for_density
 from shaketable.training import Recipe
-from shaketable.zoo import Plan, Zoo, run
-from studies.common import Options, options
+from shaketable.zoo import Plan, Zoo, measure, run
+from studies.common import Options, options, versions, write_figure, write_table
+from studies.mass_tables import (
+    PREDICTORS,
+    design_markdown,
+    design_table,
+    scatter,
+    unseen_scatter,
+    verdict_markdown,
+    verdict_table,
+)
 
 SEEDS = (0, 1, 2)
 PARTS = ("train", "measure", "report")
+MEASURES = [name for name in PREDICTORS if name != "flops"]
 # Depth of a cell -> links of its three cells, by density (0.1, 0.15, 0.2, 0.25, 0.3), as table 2 prints them (width multiplier 2).
 TABLE_2 = {
     9: ((10, 35, 50), (20, 45, 75), (30, 50, 100), (40, 60, 120), (50, 70, 145)),
@@ -108,17 +122,58 @@ def plan(group: Group) -> Plan:
     return Plan.grid(group.base, {"network": [name_of(design) for design in group.designs], "seed": SEEDS})
 
 
+def slug(group: Group) -> str:
+    """The name of a group as that of a folder."""
+    return group.name.replace(",", "").replace(" ", "-").lower()
+
+
 def zoo_of(group: Group, chosen: Options) -> Zoo:
     """The zoo of a group, trained; what is trained already is found, not trained again."""
-    folder = chosen.runs / "mass" / group.name.replace(",", "").replace(" ", "-")
-    return run(plan(group), folder, data_root=chosen.data_root, device=chosen.device)
+    return run(plan(group), chosen.runs / "mass" / slug(group), data_root=chosen.data_root, device=chosen.device)
+
+
+def write(group: Group, zoo: Zoo, chosen: Options) -> None:
+    """Tables and figures of one group: what its trained networks say."""
+    table = zoo.table()
+    taken = table.filter(pl.col("status") == "ok", pl.col("measure").is_not_null())
+    seconds = dict(taken.group_by("measure").agg(pl.col("seconds").mean()).rows())
+    designs = design_table(table)
+    unseen = [3 * depth + 4 for depth in group.unseen]
+    verdict = verdict_table(designs, unseen, seconds)
+    folder = chosen.out / slug(group)
+    write_table(designs, folder / "designs.csv")
+    write_table(verdict, folder / "predictors.csv")
+    write_text(folder / "designs.md", design_markdown(designs))
+    write_text(folder / "predictors.md", verdict_markdown(verdict, len(designs)))
+    for name, title in (("density", "NN-Density"), ("parameters", "parameters"), ("nn_mass_exact", "NN-Mass")):
+        key = name.removesuffix("_exact")
+        write_figure(scatter(designs, name, title), folder, f"accuracy-{key}", svg=False)
+        if name != "density":
+            write_figure(scatter(designs, name, f"{title}, logarithmic", line=True), folder, f"fit-{key}", svg=False)
+    write_figure(unseen_scatter(designs, unseen), folder, "unseen", svg=False)
+    networks = table.unique("network").drop_nulls("training_seconds")
+    facts = versions() | {
+        "command": chosen.command,
+        "recipe": group.base.to_dict(),
+        "designs": [name_of(design) for design in group.designs],
+        "seeds": SEEDS,
+        "unseen": unseen,
+        "networks": len(networks),
+        "training_seconds": round(float(networks["training_seconds"].sum())),
+    }
+    write_text(folder / "results.json", json.dumps(facts, indent=1) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the study from the command line."""
-    chosen = options("mass_exploration", __doc__.partition("\n")[0], arguments, PARTS)
+    chosen = options("mass_exploration", str(__doc__).partition("\n")[0], arguments, PARTS)
     for group in SETTINGS[chosen.setting]:
-        zoo_of(group, chosen)
+        parts = chosen.only or PARTS
+        zoo = zoo_of(group, chosen) if "train" in parts else Zoo.open(chosen.runs / "mass" / slug(group))
+        if "measure" in parts:
+            measure(zoo, MEASURES, data_root=chosen.data_root, device=chosen.device)
+        if "report" in parts:
+            write(group, zoo, chosen)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def test_links_that_are_too_many_to_be_drawn_are_told_by_number_and_cells_withou
     part = cells_part(cells("12x8t60-2x4t3"), 6000)
     assert "cell-1-links" not in part["figures"]
     assert "cell-1-matrix" in part["figures"]
-    assert part["notes"] == ["Cell 1: its 460 links are told by number alone; the result's own tables have each."]
+    assert part["notes"] == ["Cell 1: its 404 links are told by number alone; the result's own tables have each."]
     assert any("says nothing about how good" in text for text in cells_paragraphs(cells("5x4t0")))
 
 

@@ -6,7 +6,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
 from shaketable.errors import InputError
-from shaketable.statistics import cross_validated_r2, r2, standardised_coefficients
+from shaketable.statistics import cross_validated_r2, r2, standardised_coefficients, unseen_r2
 
 
 def columns(variables: int = 3, networks: int = 40):
@@ -83,3 +83,30 @@ def test_too_few_networks_and_too_many_folds_are_refused():
         r2([[1, 2], [2, 5], [3, 4]], [1, 2, 4], adjusted=True)
     with pytest.raises(InputError, match="from 2 to the number of networks, 3"):
         cross_validated_r2([1, 2, 3], [1, 2, 4], folds=4)
+
+
+def test_unseen_groups_are_predicted_by_the_others_alone():
+    rng = np.random.default_rng(3)
+    x, groups = rng.normal(size=20), np.repeat([0, 1, 2, 3], 5)
+    y = 2 * x + rng.normal(size=20)
+    value, predicted = unseen_r2(x, y, groups)
+    for group in range(4):
+        slope, offset = np.polyfit(x[groups != group], y[groups != group], 1)
+        assert predicted[groups == group] == pytest.approx(slope * x[groups == group] + offset)
+    assert value == pytest.approx(1 - ((y - predicted) ** 2).sum() / ((y - y.mean()) ** 2).sum())
+
+
+def test_a_group_below_zero_is_fitted_on_and_not_judged():
+    x, y = np.arange(6.0), np.array([0.0, 1.0, 2.0, 3.5, 4.0, 4.5])
+    value, predicted = unseen_r2(x, y, [-1, -1, -1, 0, 0, 0])
+    assert predicted[3:] == pytest.approx([3, 4, 5])
+    assert np.isnan(predicted[:3]).all()
+    assert value == pytest.approx(1 - 0.5 / ((y[3:] - 4) ** 2).sum())
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"), [([0, 0], "shape"), ([-1, -1, -1], "no variance"), ([0, 0, 0], "leaves 0 networks to fit on")]
+)
+def test_groups_that_leave_nothing_to_predict_or_to_fit_on_are_one_clear_error(groups, said):
+    with pytest.raises(InputError, match=said):
+        unseen_r2([1, 2, 3], [1, 2, 4], groups)

@@ -4,7 +4,13 @@ from shaketable.statistics.bootstrap import Interval, bootstrap
 from shaketable.statistics.columns import HyperParameters, Values
 from shaketable.statistics.information import Information, conditional_mutual_information
 from shaketable.statistics.ranks import Granulated, granulated_tau, kendall_tau, kendall_tau_stderr, tied_stderr
-from shaketable.statistics.regression import CrossValidated, cross_validated_r2, r2, standardised_coefficients
+from shaketable.statistics.regression import (
+    CrossValidated,
+    cross_validated_r2,
+    r2,
+    standardised_coefficients,
+    unseen_r2,
+)
 from shaketable.statistics.signs import SignError, hoeffding_weight, robust_sign_error
 
 __all__ = [
@@ -26,4 +32,5 @@ __all__ = [
     "robust_sign_error",
     "standardised_coefficients",
     "tied_stderr",
+    "unseen_r2",
 ]

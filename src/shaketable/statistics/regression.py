@@ -106,6 +106,51 @@ def cross_validated_r2(x: Values, y: Values, folds: int = 10, seed: int = 0) -> 
     return CrossValidated(_explained(outputs, left), tuple(each))
 
 
+def unseen_r2(x: Values, y: Values, groups: Values) -> tuple[float, np.ndarray]:
+    r"""R2 of linear fits, each judged on a group of networks that it has not seen: the fit of all other groups predicts it.
+
+    .. math:: 1 - \frac{\sum_i (y_i - \hat y_i^{(-g(i))})^2}{\sum_i (y_i - \bar y)^2}
+
+    where :math:`\hat y_i^{(-g(i))}` is the prediction by the fit on all networks that are not in the group of i. A group below 0 is
+    only fitted on, and counts neither in the sums nor in the mean: with one group from 0 beside it this is a test set.
+
+    Args:
+        x: [n] or [n, p].
+        y: [n].
+        groups: [n] whole numbers.
+
+    Returns: at most 1, below 0 where predictions are worse than the mean of those predicted; and the predictions [n], NaN for those
+        that are only fitted on.
+
+    Raises:
+        InputError: as :func:`r2`, no group to predict, or one without others to fit on.
+
+    Example:
+        >>> value, predicted = unseen_r2([1, 2, 3, 4], [2, 4, 6, 8], [-1, -1, 0, 0])
+        >>> value, predicted[2:].round(6).tolist()
+        (1.0, [6.0, 8.0])
+
+    References: "Towards unifying neural architecture space exploration and generalization" (NN-Mass), 2020, appendix H.2.
+    """
+    inputs, outputs = _variables(x, y)
+    kinds = np.asarray(groups)
+    if kinds.shape != outputs.shape:
+        raise InputError(
+            f"groups has shape {list(kinds.shape)} and y has {len(outputs)} numbers; give one of each per network."
+        )
+    wanted = [group for group in np.unique(kinds) if group >= 0]
+    predicted = np.full(len(outputs), np.nan)
+    for group in wanted:
+        inside = kinds == group
+        if (~inside).sum() < 2:
+            raise InputError(f"group {group} leaves {(~inside).sum()} networks to fit on, and a line needs two.")
+        predicted[inside] = _predicted(inputs[~inside], outputs[~inside], inputs[inside])
+    judged = kinds >= 0
+    if not wanted or np.ptp(outputs[judged]) == 0:
+        raise InputError("there is no variance to predict; give groups from 0 whose numbers differ.")
+    return _explained(outputs[judged], (outputs - predicted)[judged]), predicted
+
+
 def standardised_coefficients(x: Values, y: Values) -> np.ndarray:
     r"""The coefficients of a linear fit when every column has mean 0 and variance 1.
 
