@@ -11,6 +11,8 @@ from shaketable.defense import Attacks
 from shaketable.defense.attacks import ATTACK_SCHEMA
 from shaketable.measures.measure import SCHEMA as MEASURES
 from shaketable.probes import JointRobustness, LayerSets, Sensitivity
+from shaketable.probes.ablation import SCHEMA as ABLATION
+from shaketable.probes.ablation import Ablation
 from shaketable.probes.criticality import SCHEMA as CRITICALITY
 from shaketable.probes.criticality import Criticality
 from shaketable.probes.joint_robustness import SCHEMA as JOINT
@@ -130,6 +132,23 @@ def prunability(noise: int = 0, methods: Sequence[str] = ("magnitude",), **facts
                         rows.append(dict.fromkeys(PRUNING) | what | told | place | numbers)
     known = FACTS | {"clean": 0.1, "bound": 0.11, "beta": 0.1, "tolerance": "relative", "search": "bisection"} | facts
     return Prunability(pl.DataFrame(rows, schema=PRUNING), known, pl.DataFrame(tests, schema=TESTS))
+
+
+def ablation(classes: Sequence[int | None] = (0, 1), never: bool = False, **facts: Any) -> Ablation:
+    """Four units, of which class 0 needs two and the others one; ``never``: the accuracy stays above chance."""
+    rows = []
+    for group in classes:
+        lost = 2 if group == 0 else 1
+        for order, falls in (("most first", lost), ("least first", 4)):
+            for removed in range(5):
+                accuracy = (0.9 if removed < falls else 0.5 if never else 0.0) if removed else 1.0
+                numbers = {"removed": removed, "examples": 10, "right": round(10 * accuracy), "accuracy": accuracy}
+                place = {"layer": "conv2", "position": 0, "activation": "relu2", "split": "train", "status": "ok"}
+                rows.append(dict.fromkeys(ABLATION) | place | {"class": group, "order": order} | numbers)
+    known = (
+        FACTS | {"classes": 10, "rule": "paper", "ties": "last", "attribute": "activation", "split": "train"} | facts
+    )
+    return Ablation(pl.DataFrame(rows, schema=ABLATION), known)
 
 
 def sensitivity(layers: Sequence[str] = ("in", "norm", "out"), unpruned: Sequence[str] = ()) -> Sensitivity:

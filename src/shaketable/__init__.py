@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "Ablation": "probes",
     "Combination": "engine",
     "Criticality": "probes",
     "Data": "data",
@@ -30,6 +31,7 @@ _HOME = {
     "Sensitivity": "probes",
     "Study": "study",
     "Valley": "probes",
+    "ablation": "probes",
     "build": "networks",
     "criticality": "probes",
     "distances": "probes",
@@ -52,6 +54,7 @@ _HOME = {
 
 __all__ = [
     "MEASURES",
+    "Ablation",
     "Combination",
     "Criticality",
     "Data",
@@ -73,6 +76,7 @@ __all__ = [
     "Study",
     "Valley",
     "__version__",
+    "ablation",
     "build",
     "criticality",
     "distances",
@@ -101,6 +105,7 @@ if TYPE_CHECKING:
     from shaketable.networks import build
     from shaketable.params import Layer, layers, snapshot
     from shaketable.probes import (
+        Ablation,
         Criticality,
         JointCriticality,
         JointRobustness,
@@ -110,6 +115,7 @@ if TYPE_CHECKING:
         Robustness,
         Sensitivity,
         Valley,
+        ablation,
         criticality,
         distances,
         joint_criticality,

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from cyclopts import CycloptsError
 
 from shaketable.cli import (
+    ablation,
     attack,
     catalogue,
     criticality,
@@ -25,6 +26,7 @@ from shaketable.cli import (
 from shaketable.cli.terminal import app
 
 __all__ = [
+    "ablation",
     "app",
     "attack",
     "catalogue",

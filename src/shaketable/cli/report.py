@@ -91,7 +91,16 @@ def _kinds() -> dict[str, Any]:
     """The kinds of results, by the name of their folder."""
     from shaketable.defense import Attacks
     from shaketable.estimators import Estimate
-    from shaketable.probes import JointRobustness, LayerSets, Paths, Prunability, Robustness, Sensitivity, Valley
+    from shaketable.probes import (
+        Ablation,
+        JointRobustness,
+        LayerSets,
+        Paths,
+        Prunability,
+        Robustness,
+        Sensitivity,
+        Valley,
+    )
     from shaketable.probes.criticality import Criticality
     from shaketable.report import Bounds, Cells, Measures
 
@@ -102,6 +111,7 @@ def _kinds() -> dict[str, Any]:
         "layer_sets": LayerSets,
         "sensitivity": Sensitivity,
         "prune": Prunability,
+        "ablate": Ablation,
         "criticality": Criticality,
         "path": Paths,
         "valley": Valley,
@@ -135,8 +145,18 @@ def _write_figures(result: Any, folder: Path) -> list[Path]:
 def _figures(result: Any) -> dict[str, Any]:
     """The figures of a result by their names."""
     from shaketable import plots
-    from shaketable.probes import JointRobustness, LayerSets, Paths, Prunability, Robustness, Sensitivity, Valley
+    from shaketable.probes import (
+        Ablation,
+        JointRobustness,
+        LayerSets,
+        Paths,
+        Prunability,
+        Robustness,
+        Sensitivity,
+        Valley,
+    )
     from shaketable.probes.criticality import Criticality
+    from shaketable.report.ablation import ablation_charts
 
     if isinstance(result, JointRobustness):
         return {
@@ -148,6 +168,8 @@ def _figures(result: Any) -> dict[str, Any]:
         return {f"trade-off-{result.provenance['how']}": result.plot()}
     if isinstance(result, Sensitivity):
         return {f"sensitivity-{split}": result.plot(split=split) for split in result.splits()}
+    if isinstance(result, Ablation):
+        return ablation_charts(result)
     if isinstance(result, Prunability):
         methods = result.table["method"].unique(maintain_order=True)
         return {

@@ -54,7 +54,7 @@ def ablation_curves(
     own = chosen_layers(good, layer)
     known = own["class"].unique(maintain_order=True).to_list()
     group = known[0] if group is None else group
-    check_choice(str(group), map(str, known), "class of this table")
+    check_choice(str(group), [str(one) for one in known], "class of this table")
     own = own.filter(pl.col("class").eq_missing(pl.lit(group, pl.Int64)))
     turning = summary.filter(
         pl.col("layer") == layer,

@@ -166,7 +166,7 @@ def ablation(
 
     Raises:
         InputError: a layer that has no units or one, a class without examples, data that are no classification.
-        RunError: the network is no better than chance on these data.
+        RunError: the network is no better than chance on these data (not asked where some classes are chosen).
 
     Cost: a pass over the data up to the layer (two, where its activations do not fit the memory), and for each example, order
         and unit that it activates the part of a pass behind the next linear operator.
@@ -224,7 +224,8 @@ def ablation(
 
             cell = cells.get(site.layer, compute)
             ways[site.layer] = cell["way"]
-            _refuse_chance(cell, study.classes, split)
+            if classes is None:
+                _refuse_chance(cell, study.classes, split)
             parts.append(_rows(cell, site, position, split))
         facts = facts_of(study, {split: data}, **arguments, ways=ways, command=command)
         return Ablation(pl.concat(parts), facts | time_taken(started))

@@ -15,8 +15,9 @@ from shaketable.defense import Attacks
 from shaketable.errors import InputError, RunError
 from shaketable.estimators import Estimate
 from shaketable.files import write_text
-from shaketable.probes import JointRobustness, LayerSets, Paths, Prunability, Robustness, Sensitivity, Valley
+from shaketable.probes import Ablation, JointRobustness, LayerSets, Paths, Prunability, Robustness, Sensitivity, Valley
 from shaketable.probes.criticality import Criticality
+from shaketable.report.ablation import ablation_part
 from shaketable.report.criticality import bounds_part, criticality_part, measures_part, path_part, valley_part
 from shaketable.report.estimate import estimate_part
 from shaketable.report.linked import cells_part
@@ -44,6 +45,7 @@ Reported = (
     | LayerSets
     | Sensitivity
     | Prunability
+    | Ablation
     | Criticality
     | Paths
     | Valley
@@ -62,6 +64,7 @@ PARTS: dict[type, tuple[str, Callable[..., dict[str, Any]]]] = {
     LayerSets: ("search", layer_sets_part),
     Sensitivity: ("sensitivity", sensitivity_part),
     Prunability: ("pruning", pruning_part),
+    Ablation: ("ablation", ablation_part),
     Criticality: ("criticality", criticality_part),
     Paths: ("path", path_part),
     Valley: ("valley", valley_part),
@@ -82,7 +85,7 @@ def write_report(results: Reported | Iterable[Reported], path: str | Path) -> Pa
     cut; the report says so. Names from outside are escaped.
 
     Args:
-        results: what :func:`shaketable.robustness`, ``joint_robustness``, ``largest_set``, ``sensitivity``, ``prunability``,
+        results: what :func:`shaketable.robustness`, ``joint_robustness``, ``largest_set``, ``sensitivity``, ``prunability``, ``ablation``,
             ``criticality``, ``path``, ``valley``, ``defense.attacked``, ``Estimator.estimate`` or ``zoo.rank`` returned, the table of
             ``measurements``, or bounds; one of these, or a list of them about one network, one of each kind (bounds: any number;
             ``largest_set``: one for each way).
