@@ -1,10 +1,12 @@
-"""Table 2 and figures 3 to 6, 10 and 11 of the NN-Mass paper: does the mass of a network tell its accuracy before training?
+"""Tables 1 and 2 and figures 3 to 7, 10 and 11 of the NN-Mass paper: does the mass of a network tell its accuracy before training?
 
 Networks of three cells over depths and densities; test accuracy against density, parameters and mass, lines fitted to their
 logarithms, accuracies predicted for depths that the line has not seen, and zero-cost proxies of the same networks beside them.
 
 The small setting has cells of 4 to 7 layers of 4, 8 and 16 channels, wider steps of density, 2,500 images of CIFAR-10 and 5 epochs in
-bfloat16; the full one has the paper's networks of table 2, widths 1, 2 and 3, CIFAR-100, and the depths of appendix H.2.
+bfloat16; the full one has the paper's networks of tables 1 and 2, widths 1, 2 and 3, CIFAR-100, and the depths of appendix H.2.
+``--only train``, ``measure`` or ``report`` does one step, ``contributions`` the comparison of appendix B.1, ``page`` writes
+``<out>.md``; each goes on where it was stopped.
 """
 
 import json
@@ -17,7 +19,8 @@ from shaketable.files import write_text
 from shaketable.topology import Cell, links_for_density
 from shaketable.training import Recipe
 from shaketable.zoo import Plan, Zoo, measure, run
-from studies.common import Options, options, versions, write_figure, write_table
+from studies import mass_page
+from studies.common import Options, markdown, options, versions, write_figure, write_table
 from studies.mass_tables import (
     PREDICTORS,
     design_markdown,
@@ -29,7 +32,7 @@ from studies.mass_tables import (
 )
 
 SEEDS = (0, 1, 2)
-PARTS = ("train", "measure", "report")
+PARTS = ("train", "measure", "report", "contributions", "page")
 MEASURES = [name for name in PREDICTORS if name != "flops"]
 # Depth of a cell -> links of its three cells, by density (0.1, 0.15, 0.2, 0.25, 0.3), as table 2 prints them (width multiplier 2).
 TABLE_2 = {
@@ -113,7 +116,18 @@ SETTINGS = {
         Group("CIFAR-10, width 1", printed(1), FULL),
         Group("CIFAR-10, width 3", printed(3), FULL),
         Group("CIFAR-100, width 2", printed(), FULL.changed(data="cifar100")),
+        Group(
+            "CIFAR-10, table 1",
+            tuple(tuple(mass_page.cells(depth, links)) for depth, *links in mass_page.TABLE_1),
+            FULL.changed(epochs=600),
+        ),
     ),
+}
+# Appendix B.1: one cell of three groups, by what is multiplied into its weights.
+ONE_CELL = {"one_cell": True}
+CONTRIBUTIONS = {
+    "small": SMALL.changed(network="linked-5x4t20-5x8t20-5x16t20", network_args=ONE_CELL),
+    "full": FULL.changed(network="linked-14x32t200-14x64t200-14x128t200", network_args=ONE_CELL, epochs=350),
 }
 
 
@@ -153,6 +167,7 @@ def write(group: Group, zoo: Zoo, chosen: Options) -> None:
     write_figure(unseen_scatter(designs, unseen), folder, "unseen", svg=False)
     networks = table.unique("network").drop_nulls("training_seconds")
     facts = versions() | {
+        "name": group.name,
         "command": chosen.command,
         "recipe": group.base.to_dict(),
         "designs": [name_of(design) for design in group.designs],
@@ -164,16 +179,55 @@ def write(group: Group, zoo: Zoo, chosen: Options) -> None:
     write_text(folder / "results.json", json.dumps(facts, indent=1) + "\n")
 
 
+def contributions(chosen: Options) -> None:
+    """Figure 7: accuracy with random, constant and no contributions (``ones``), written as a table."""
+    axes = {"network_args.contributions": ["random", "constant", "ones"], "seed": SEEDS}
+    compared = Plan.grid(CONTRIBUTIONS[chosen.setting], axes)
+    zoo = run(
+        compared,
+        chosen.runs / "mass" / f"contributions-{chosen.setting}",
+        data_root=chosen.data_root,
+        device=chosen.device,
+    )
+    table = zoo.table().unique("network").filter(pl.col("test_error").is_not_null())
+    grouped = table.group_by("hp_network_args.contributions").agg(
+        *(
+            one
+            for split in ("train", "test")
+            for one in (
+                (1 - pl.col(f"{split}_error")).mean().alias(split),
+                (1 - pl.col(f"{split}_error")).std().alias(f"{split}_std"),
+            )
+        ),
+        pl.len().alias("seeds"),
+    )
+    found = grouped.sort("test", descending=True)
+    rows = [
+        [row["hp_network_args.contributions"], *(f"{100 * row[k]:.1f} ± {100 * (row[f'{k}_std'] or 0):.1f}" for k in ("train", "test"))]
+        for row in found.to_dicts()
+    ]  # fmt: skip
+    write_table(found, chosen.out / "contributions.csv")
+    write_text(
+        chosen.out / "contributions.md", markdown(["contributions", "training accuracy, %", "test accuracy, %"], rows)
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the study from the command line."""
     chosen = options("mass_exploration", str(__doc__).partition("\n")[0], arguments, PARTS)
-    for group in SETTINGS[chosen.setting]:
-        parts = chosen.only or PARTS
+    parts = chosen.only or PARTS
+    if "contributions" in parts:
+        contributions(chosen)
+    for group in SETTINGS[chosen.setting] if {"train", "measure", "report"} & set(parts) else ():
         zoo = zoo_of(group, chosen) if "train" in parts else Zoo.open(chosen.runs / "mass" / slug(group))
         if "measure" in parts:
             measure(zoo, MEASURES, data_root=chosen.data_root, device=chosen.device)
         if "report" in parts:
             write(group, zoo, chosen)
+    if "page" in parts:
+        slugs = [slug(group) for groups in SETTINGS.values() for group in groups]
+        text = mass_page.page(chosen.out, TABLE_2, slugs)
+        write_text(chosen.out.with_name(f"{chosen.out.name}.md"), text)
 
 
 if __name__ == "__main__":
