@@ -139,6 +139,13 @@ def test_the_table_repeats_exactly_whatever_the_batch_size_and_leaves_everything
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.usefixtures("captum")
+def test_an_attack_that_is_named_twice_is_one_attack(study, data):
+    few = {"eps": 0.05, "repeats": 2}
+    twice = attack_table(study.network, data, attacks=("fgsm", "fgsm"), **few)
+    assert twice.equals(attack_table(study.network, data, attacks=("fgsm",), **few))
+
+
 def test_the_summary_is_mean_and_standard_deviation_over_repeats():
     row = {"model": "m", "attack": "fgsm", "eps": 0.1, "examples": 10, "clean_accuracy": 0.9, "reason": None}
     rows = [row | {"accuracy": accuracy, "status": "ok"} for accuracy in (0.2, 0.4, 0.6)]

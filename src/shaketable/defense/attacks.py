@@ -234,7 +234,7 @@ def attack_table(
     rows = []
     for name, network in named.items():
         found: list[dict[str, Any]] = []
-        for attack in ("clean", *attacks):
+        for attack in dict.fromkeys(("clean", *attacks)):
             about: dict[str, Any] = {"model": name, "attack": attack, "status": "ok"}
             if attack != "clean":
                 _check_nothing_moves(network, attacked, attack, bounds)
