@@ -170,6 +170,8 @@ def test_networks_from_files_without_initial_weights_are_searched_by_re_randomis
         (["joint", "--search", "--candidate", "stage1.resblk9"], "near names: stage1.resblk"),
         (["joint", "--search", "--how", "remove", "--candidate", "downsample2.conv"], "shapes do not fit without it"),
         (["joint", "--statistics", "reestimate"], "give fewer batches"),
+        (["joint", "--statistics", "reestimate", "--statistics-batches", 2], "2 batches of 128 need 256 examples"),
+        (["robustness", "--statistics", "reestimate", "--statistics-batches", 2], "2 batches of 128 need 256 examples"),
         (["attack", "--eps", -0.1], "a budget must lie between 0 and 1, the range of the inputs"),
         (["attack", "--eps", 2], "a budget must lie between 0 and 1, the range of the inputs"),
         (["attack", "--step-size", 0], "give a finite number above 0"),

@@ -101,6 +101,7 @@ def test_a_kept_table_is_not_read_for_fresh_weights_of_another_distribution(capt
         ({"eps": 1.1}, "a budget must lie between 0 and 1"),
         ({"eps": float("nan")}, "a budget must lie between 0 and 1"),
         ({"gradient_draws": (0,)}, "gradient_draws=0"),
+        ({"gradient_draws": ()}, "gradient_draws=0"),
         ({"s": (3,)}, "from 0 to 2"),
         ({"r": 0}, "r=0: give a whole number from 1"),
         ({"attacks": ("cw",)}, "attack 'cw' is unknown"),

@@ -83,6 +83,7 @@ def test_groups_of_your_own_name_layers_wild_cards_or_schemes_in_forward_order()
         ({"mine": 3}, "group 'mine': give names of layers"),
         ({}, "give a scheme"),
         ({"mine": ["*"]}, "holds all layers"),
+        ({"mine": "stage1.*", "rest of mine": "stage2.*"}, "'rest of mine' is the name of a group and of the rest of"),
     ],
 )
 def test_a_group_that_cannot_be_is_one_sentence(groups, message):

@@ -64,6 +64,7 @@ def robustness_(
     draws: int = 5,
     split: Annotated[list[Literal["test", "train"]] | None, Parameter(negative=())] = None,
     statistics: Literal["keep", "rewind", "reestimate"] = "keep",
+    statistics_batches: int = 10,
     robust: float = 0.05,
     critical: float = 0.25,
     seed: int = 0,
@@ -92,6 +93,8 @@ def robustness_(
     statistics
         Whether running statistics of normalisations stay as trained, are reset with their layer, or those of all batch norms
         are estimated anew on training data.
+    statistics_batches
+        Batches of 128 training examples on which statistics are estimated anew.
     robust
         A layer is robust if the accuracy drops by at most this.
     critical
@@ -114,6 +117,7 @@ def robustness_(
         draws=draws,
         splits=split,
         statistics=statistics,
+        statistics_batches=statistics_batches,
         robust=robust,
         critical=critical,
         seed=seed,

@@ -44,6 +44,7 @@ def joint_(
     split: Split | None = None,
     by: Grouping = "block",
     statistics: Literal["keep", "rewind", "reestimate"] = "keep",
+    statistics_batches: int = 10,
     seed: int = 0,
     level: Level = "auto",
     batch_size: int | None = None,
@@ -91,6 +92,8 @@ def joint_(
         What goes at once: block, module or stage.
     statistics
         Whether running statistics of normalisations stay as trained, are reset with their layer, or estimated anew.
+    statistics_batches
+        Batches of 128 training examples on which statistics are estimated anew.
     seed
         Of the fresh draws.
     level
@@ -108,7 +111,7 @@ def joint_(
     given = _groups(scheme, group) or ({} if search else {"all-but-first": "all-but-first"})
     named = layer_groups(found, given, rest) if given else {}
     engine: dict[str, Any] = {"level": level, "batch_size": batch_size, "command": command_typed()}
-    engine |= {"statistics": statistics, "seed": seed}
+    engine |= {"statistics": statistics, "statistics_batches": statistics_batches, "seed": seed}
     first: How = "rerandomise" if study.init is None and not study.epochs else "reinitialise"
     every: list[How] = [first] if search else ["reinitialise", "rerandomise", "remove"]
     ways = list(dict.fromkeys(how or every))

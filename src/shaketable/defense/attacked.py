@@ -110,7 +110,7 @@ def attacked(
     started = time.monotonic()
     data, draws = pixels(study.data("test"), normalisation), list(dict.fromkeys(gradient_draws))
     check_whole(examples=examples, repeats=repeats, batch_size=batch_size, r=r)
-    for number in draws:
+    for number in draws or [0]:
         check_whole(gradient_draws=number)
     for attack in attacks:
         check_budget(attack, images_of(data), eps, steps, step_size, (0.0, 1.0))

@@ -112,6 +112,8 @@ def layer_groups(found: Sequence[Layer], groups: Groups, rest: bool = False) -> 
     named = groups if isinstance(groups, Mapping) else {str(scheme): scheme for scheme in groups}
     made: dict[str, tuple[str, ...]] = {}
     for group, given in named.items():
+        if group in made:
+            raise InputError(f"{group!r} is the name of a group and of the rest of another; rename yours.")
         if isinstance(given, str) and (is_scheme(given) or not isinstance(groups, Mapping)):
             made[str(group)] = scheme_group(found, given)
         else:
