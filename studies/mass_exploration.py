@@ -17,7 +17,7 @@ import polars as pl
 
 from shaketable.files import write_text
 from shaketable.topology import Cell, links_for_density
-from shaketable.training import Recipe
+from shaketable.training import Recipe, named
 from shaketable.zoo import Plan, Zoo, measure, run
 from studies import mass_page
 from studies.common import Options, markdown, options, versions, write_figure, write_table
@@ -85,16 +85,7 @@ def name_of(design: Iterable[Cell]) -> str:
     return "linked-" + "-".join(map(str, design))
 
 
-FULL = Recipe(
-    data="cifar10",
-    learning_rate=0.05,
-    schedule="cosine",
-    weight_decay=5e-4,
-    augmentation=("pad-crop:4", "flip", "cutout:16"),
-    epochs=200,
-    checkpoints=(0,),
-    evaluate_every=50,
-)
+FULL = named("nn-mass")
 SMALL = FULL.changed(
     data_args={"train_examples": 2500, "test_examples": 3000},
     batch_size=64,

@@ -96,3 +96,9 @@ def test_each_of_the_models_a_to_e_on_imagenet_leaves_out_one_thing_more():
     )
     assert a["network_args"] == {"dropout": 0.5}
     assert (e["augmentation"], e["network_args"], e["momentum"], e["weight_decay"]) == ([], {}, 0, 0)
+
+
+def test_nn_mass_is_appendix_g_of_its_paper():
+    recipe = named("nn-mass")
+    assert (recipe.schedule, recipe.learning_rate, recipe.epochs) == ("cosine", 0.05, 200)
+    assert any(step.startswith("cutout") for step in recipe.augmentation)

@@ -18,18 +18,7 @@ from shaketable.networks import build
 from shaketable.networks.cells import Cell
 from shaketable.topology.mass import flops, nn_density, nn_mass, parameters
 from shaketable.topology.space import Block, Space, blocks, pareto
-from shaketable.training import Recipe
-
-RECIPE = Recipe(
-    data="cifar10",
-    learning_rate=0.05,
-    schedule="cosine",
-    weight_decay=5e-4,
-    augmentation=("pad-crop:4", "flip", "cutout:16"),
-    epochs=200,
-    checkpoints=(0,),
-)
-"""Appendix G; momentum, batch, weight decay, cropping, flipping and the size of the cutout are ours: it prints none of them."""
+from shaketable.training import Recipe, named
 
 
 @dataclass(frozen=True)
@@ -184,7 +173,7 @@ def export(cells: Sequence[Cell], path: str | Path, **fields: Any) -> Recipe:
     Args:
         cells: of the design.
         path: a ``.json`` file.
-        fields: of :class:`shaketable.Recipe`, beside the paper's: cosine schedule from 0.05, cutout, 200 epochs of CIFAR-10.
+        fields: of :class:`shaketable.Recipe`, beside those of the named recipe ``nn-mass``: cosine schedule from 0.05, cutout, 200 epochs.
 
     Returns: the recipe; ``shaketable.build(recipe.network, (3, 32, 32), 10)`` is its network.
 
@@ -195,7 +184,7 @@ def export(cells: Sequence[Cell], path: str | Path, **fields: Any) -> Recipe:
         ...     Recipe.from_file(Path(folder) / "design.json") == recipe, recipe.network
         (True, 'linked-4x2t3')
     """
-    recipe = RECIPE.changed(network="linked-" + "-".join(map(str, cells)), **fields)
+    recipe = named("nn-mass", network="linked-" + "-".join(map(str, cells)), **fields)
     write_text(Path(path), json.dumps(recipe.to_dict(), indent=1) + "\n")
     return recipe
 
