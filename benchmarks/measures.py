@@ -2,18 +2,15 @@
 
 import math
 import random
-from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import torch
+from tests.statistics import references
 
 from benchmarks.common import Naive, Options, Row, best_batch, machine, row, say, timed
 from benchmarks.criticality import WORKS as SEARCHES
-from shaketable.data import ROOT_VARIABLE, status
-from shaketable.errors import InputError
 from shaketable.identity import generator_from
 from shaketable.measures import MEASURES
 from shaketable.measures.derivatives import names_of
@@ -39,13 +36,11 @@ NIN = Recipe(
 )
 RESNET = "criticality-resnet18-narrow"
 NETWORKS, COLUMNS, LOOPED = 10_000, 40, 150
-AXES = {"width": 4, "depth": 4, "dropout": 3, "decay": 3, "seed": 70}
+AXES = {"width": 4, "depth": 4, "dropout": 3, "decay": 3}
 
 
 def study_of(recipe: Recipe, options: Options) -> Study:
     """A trained network with 10,000 training images, which are repeated where it was trained on fewer."""
-    if status(recipe.data, options.data_root)[0] != "ready":
-        raise InputError(f"{recipe.data} was not found; set {ROOT_VARIABLE} to the folder where it lies.")
     study = Study.from_run(train(recipe, out=options.runs, data_root=options.data_root).path, options.data_root)
     data = study.data("train")
     return with_train(study, torch.arange(EXAMPLES) % len(data)) if len(data) < EXAMPLES else study
@@ -132,8 +127,7 @@ def flatness(name: str, options: Options) -> list[Row]:
 
 def every_measure(name: str, options: Options) -> list[Row]:
     """The seconds of each measure of one network, in their order; what several share is in the first."""
-    study, taken = study_of(NIN, options), {}
-    run = train(NIN, out=options.runs, data_root=options.data_root)
+    run, taken = train(NIN, out=options.runs, data_root=options.data_root), {}
     study = Study.from_run(run.path, options.data_root)
     given = {"sum_of_training_losses": {"running": True}, "network_criticality": {"threshold": "increase"}}
     given |= {"pac_bayes": {"threshold": "increase"}}
@@ -183,7 +177,8 @@ def statistics(name: str, options: Options) -> list[Row]:
 def zoo(networks: int, seed: int) -> tuple[list[float], list[float], dict[str, list[int]]]:
     """A measure, a gap and hyper-parameters of networks."""
     generator = random.Random(seed)
-    axes = {axis: [generator.randrange(values) for _ in range(networks)] for axis, values in AXES.items()}
+    sizes = AXES | {"seed": max(1, networks // math.prod(AXES.values()))}
+    axes = {axis: [generator.randrange(values) for _ in range(networks)] for axis, values in sizes.items()}
     gap = [generator.gauss(0, 1) + width for width in axes["width"]]
     return [one + generator.gauss(0, 1) for one in gap], gap, axes
 
@@ -197,51 +192,10 @@ def ours(x: Sequence[float], y: Sequence[float], axes: dict[str, list[int]]) -> 
 
 def loops(x: Sequence[float], y: Sequence[float], axes: dict[str, list[int]]) -> list[float]:
     """The formulas of the papers as loops over pairs: tau, mean granulated tau, conditional mutual information."""
-    n, known = len(x), [axis for axis in axes if axis != "seed"]
-
-    def agree(i: int, j: int) -> int:
-        return ((x[i] > x[j]) - (x[i] < x[j])) * ((y[i] > y[j]) - (y[i] < y[j]))
-
-    pairs = list(combinations(range(n), 2))
-    tau = sum(agree(i, j) for i, j in pairs) / len(pairs)
-    along = []
-    for axis in known:
-        others = [other for other in axes if other != axis]
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for i in range(n):
-            groups.setdefault(tuple(axes[other][i] for other in others), []).append(i)
-        values = []
-        for members in groups.values():
-            told = [agree(i, j) for i, j in combinations(members, 2) if axes[axis][i] != axes[axis][j]]
-            values += [sum(told) / len(told)] if told else []
-        along.append(sum(values) / len(values))
-    least = 1.0
-    for size in range(3):
-        for names in combinations(known, size):
-            counts: Counter[Any] = Counter()
-            for i in range(n):
-                for j in range(n):
-                    if i != j:
-                        given = tuple((axes[one][i], axes[one][j]) for one in names)
-                        counts[given, x[i] > x[j], y[i] > y[j]] += 1
-            least = min(least, information(counts))
-    return [tau, sum(along) / len(along), least]
-
-
-def information(counts: "Counter[Any]") -> float:
-    """Normalised conditional mutual information of two signs, from counts of (given, sign, sign)."""
-    whole, shared, entropy = sum(counts.values()), 0.0, 0.0
-    for given in {key[0] for key in counts}:
-        cell = {key[1:]: value for key, value in counts.items() if key[0] == given}
-        total = sum(cell.values())
-        for (first, second), count in cell.items():
-            of_first = sum(value for key, value in cell.items() if key[0] == first) / total
-            of_second = sum(value for key, value in cell.items() if key[1] == second) / total
-            shared += count / whole * math.log2(count / total / (of_first * of_second))
-        for second in (False, True):
-            share = sum(value for key, value in cell.items() if key[1] == second) / total
-            entropy -= total / whole * share * math.log2(share) if share else 0.0
-    return shared / entropy if entropy else 1.0
+    known = {axis: values for axis, values in axes.items() if axis != "seed"}
+    signs = [references.sign(x[i] - x[j]) * references.sign(y[i] - y[j]) for i, j in combinations(range(len(x)), 2)]
+    along = [references.granulated(x, y, axes, axis) for axis in known]
+    return [sum(signs) / len(signs), sum(along) / len(along), references.conditional_information(x, y, known)]
 
 
 BENCHMARKS: dict[str, tuple[str, Callable[[str, Options], Sequence[Row]]]] = {
