@@ -237,6 +237,15 @@ def test_a_scheme_freezes_or_removes_the_blocks_that_it_names(option, tmp_path, 
     assert any(name.startswith(blocks) for name in start) == (option == "freeze")
 
 
+def test_a_scheme_names_the_blocks_of_a_network_that_takes_no_images(tmp_path, capsys):
+    (tmp_path / "foxes.txt").write_text("the quick brown fox jumps over the lazy dog.\n" * 30)
+    data = ["--data", f"text:{tmp_path}/foxes.txt", "--data-arg", "vocabulary=30", "--data-arg", "tokens=8"]
+    network = ["--network", "decoder-2x8", "--freeze", "all-but-first", "--epochs", 1]
+    code, out, _ = call("train", *network, *data, "--out", tmp_path, "--json", capsys=capsys)
+    assert code == 0
+    assert Run.open(answer(out)["run"]).recipe.frozen == ("blocks.01",)
+
+
 def test_every_field_of_a_recipe_has_an_option(capsys):
     from dataclasses import fields
 

@@ -11,9 +11,6 @@ from shaketable.cli.terminal import Device, Json, Pairs, Root, app, finish, pair
 if TYPE_CHECKING:
     from shaketable.training import Recipe
 
-SHAPE = (3, 64, 64)
-"""Of an image that every network takes: the names of blocks do not depend on it."""
-
 
 @app.command(
     name="train",
@@ -151,8 +148,7 @@ def train_(
         chosen = named(recipe, **changes)
     else:
         chosen = Recipe.from_file(recipe).changed(**changes)
-    chosen = chosen.replace(frozen=_layers(chosen, chosen.frozen), removed=_layers(chosen, chosen.removed))
-    run = train(chosen, out=out, data_root=data_root, device=device)
+    run = train(_named(chosen, data_root), out=out, data_root=data_root, device=device)
     last = run.history.row(-1, named=True)
     answer = {"run": str(run.path), "epochs": last["epoch"], "checkpoints": list(run.checkpoints)}
     answer |= {name: last[name] for name in ("train_loss", "train_error", "test_error", "seconds")}
@@ -163,12 +159,15 @@ def train_(
     finish(answer, told, json)
 
 
-def _layers(recipe: "Recipe", names: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of layers; those of a scheme stand in the place of its name."""
+def _named(recipe: "Recipe", data_root: Path | None) -> "Recipe":
+    """The recipe with the layers of a scheme in the place of its name."""
     from shaketable.networks import construct
     from shaketable.params import layers
     from shaketable.probes.schemes import is_scheme, named_layers
+    from shaketable.training.run import dataset_of
 
-    if not any(map(is_scheme, names)):
-        return names
-    return named_layers(layers(construct(recipe.network, SHAPE, 10, **recipe.network_args), "block"), names)
+    if not any(map(is_scheme, (*recipe.frozen, *recipe.removed))):
+        return recipe
+    data = dataset_of(recipe, data_root)
+    found = layers(construct(recipe.network, data.input_shape, data.classes, **recipe.network_args), "block")
+    return recipe.replace(frozen=named_layers(found, recipe.frozen), removed=named_layers(found, recipe.removed))
