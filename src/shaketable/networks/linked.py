@@ -66,13 +66,13 @@ class LinkedLayer(Fixed):
         self.channels.copy_(torch.tensor(numbers, dtype=torch.long, device="cpu"))
 
     def forward(self, inputs: Tensor, earlier: Sequence[Tensor]) -> Tensor:
-        parts, start = [inputs], 0
-        for layer, count in self.sources:
-            part = earlier[layer].index_select(1, self.channels[start : start + count])
+        parts = [inputs]
+        each = self.channels.split([count for _, count in self.sources])
+        for (layer, _), channels in zip(self.sources, each, strict=True):
+            part = earlier[layer].index_select(1, channels)
             if part.shape[2:] != inputs.shape[2:]:
                 part = F.adaptive_avg_pool2d(part, inputs.shape[2:])  # pyright: ignore[reportArgumentType]
             parts.append(part)
-            start += count
         return self.operator(self.relu(self.norm(torch.cat(parts, 1) if len(parts) > 1 else inputs)))
 
 

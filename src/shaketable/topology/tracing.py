@@ -129,14 +129,13 @@ def channel_graph_of(graph: Traced) -> ChannelGraph:
     found = ChannelGraph()
     made_by: list[np.ndarray] = []
     values: dict[Node, Any] = {}
-    integers = dict(graph.integers)
+    integers: dict[Node, Any] = dict(graph.integers)
     for node in graph.module.graph.nodes:
         if node in graph.inputs and node.meta["val"].ndim > 1:
             values[node] = Channels(np.full(node.meta["val"].shape[1], INPUT), 1)
         elif node.op == "call_function" and node.all_input_nodes and set(node.all_input_nodes) <= integers.keys():
             args, kwargs = map_arg((node.args, node.kwargs), integers.__getitem__)
-            result = node.target(*args, **kwargs)  # pyright: ignore[reportCallIssue]
-            integers |= {node: result} if isinstance(result, Tensor) else {}
+            integers[node] = node.target(*args, **kwargs)  # pyright: ignore[reportCallIssue]
         elif node.op == "call_function":
             values[node] = _followed(node, values, integers, found, made_by)
     found.made_by = np.concatenate(made_by) if made_by else found.made_by
