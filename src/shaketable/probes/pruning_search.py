@@ -16,6 +16,8 @@ from shaketable.probes.cells import Cell
 
 FIRST, GROWTH = 256, 0.3
 """Examples before the first look, and what each look adds at least, as a share of those seen."""
+PASSES = 5
+"""Over all examples, which a search takes at least: by this the engine tells whether a level pays that takes seconds to set up."""
 
 
 @dataclass
@@ -43,10 +45,11 @@ class Losses:
     def _seen(self, variant: Variant, bound: float | None) -> Cell:
         """The sum over all examples, or over as many as settle whether their mean is at most a bound."""
         order = self._hardness.argsort(descending=True, stable=True)
-        total, seen, holds, start = 0.0, 0, None, 0
+        total, seen, holds, start, planned = 0.0, 0, None, 0, PASSES * len(self.data)
         while holds is None and start < len(order):
             part = order[start : start + max(FIRST, int(GROWTH * start))]
-            batches = self.engine.map([variant], self.data, example_losses, part.to(self.data.device))
+            where = part.to(self.data.device)
+            batches = self.engine.map([variant], self.data, example_losses, where, planned=planned)
             found = torch.cat([losses.double().cpu() for _, (losses,) in batches])
             self._hardness[part] = found.nan_to_num(math.inf)
             total += float(found.sum())
