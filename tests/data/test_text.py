@@ -148,6 +148,15 @@ def test_a_text_of_one_line_is_cut_between_its_words(tmp_path):
     assert data.tokenizer.decode(data.train.inputs.flatten()) == " ".join(words[:324])
 
 
+def test_a_line_longer_than_a_tenth_of_the_text_does_not_go_to_the_test_as_a_whole(tmp_path):
+    title, words = " ".join(WORDS), " ".join(story()).split()
+    data = load(f"text:{write(tmp_path, lines=[title, ' '.join(words)])}", root=tmp_path, tokens=1, vocabulary=24)
+    part = data.tokenizer.decode(data.test.inputs.flatten()).split()
+    assert part == words[-len(part) :]
+    assert len(part) == pytest.approx(0.1 * len(title.split() + words), abs=3)
+    assert data.tokenizer.decode(data.train.inputs.flatten()).startswith(title)
+
+
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
@@ -191,7 +200,7 @@ def test_real_texts_load_and_their_tokens_are_their_text(data_root, name):
         (
             story(4),
             {"vocabulary": 21},
-            "the train text has 47 tokens, and a sequence of 64 with labels needs 65",
+            r"the train text has \d+ tokens, and a sequence of 64 with labels needs 65",
         ),
         (None, {"tokens": 4, "vocabulary": 5}, "vocabulary=5 does not fit .* smaller than required_chars"),
         (None, {"tokens": 4, "vocabulary": 10_000}, "vocabulary=10000 does not fit .* too high"),

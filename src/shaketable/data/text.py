@@ -180,7 +180,7 @@ def load_text(
         seed: decides which sequences are kept, and nothing else.
 
     Returns: inputs and labels [N, T], int64; as many classes as pieces. A text that has no test files of its own is split
-        by position: the lines of the last tenth of each file are the test.
+        by position: the lines of the last tenth of each file are the test; a line that is longer than a tenth is cut.
 
     Raises:
         InputError: an unknown file, text that is not UTF-8, text that is empty or has not a sequence after tokenizing, a
@@ -302,15 +302,19 @@ def _read(path: Path) -> list[str]:
 
 
 def _split(lines: list[str]) -> tuple[list[str], list[str]]:
-    """The lines before and in the last tenth of the characters, or where that is all of one line, its words."""
-    left = TEST_SHARE * sum(map(len, lines))
-    for number in range(len(lines) - 1, 0, -1):
-        left -= len(lines[number])
-        if left <= 0:
+    """The lines before and in the last tenth of the characters; a line that is longer than that is cut between its words."""
+    left = share = TEST_SHARE * sum(map(len, lines))
+    for number in reversed(range(len(lines))):
+        line = lines[number]
+        if len(line) < left:
+            left -= len(line)
+        elif len(line) <= share:
             return lines[:number], lines[number:]
-    words = " ".join(lines).split()
-    cut = round((1 - TEST_SHARE) * len(words))
-    return [" ".join(words[:cut])], [" ".join(words[cut:])]
+        else:
+            words = line.split()
+            cut = len(words) - round(left / len(line) * len(words))
+            return [*lines[:number], " ".join(words[:cut])], [" ".join(words[cut:]), *lines[number + 1 :]]
+    return [], []
 
 
 def _sequences(row: Tensor, tokens: int, name: str, word: str) -> tuple[Tensor, Tensor]:
