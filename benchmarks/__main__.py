@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import behaviour, criticality, decoder, early, heatmaps, layer_sets, measures, ties, topology
+from benchmarks import ablation, behaviour, criticality, decoder, early, heatmaps, layer_sets, measures, ties, topology
 from benchmarks.common import Options, Row, say
 from benchmarks.setups import train_all
 from shaketable.errors import InputError, RunError
 
 BENCHMARKS = {
     name: benchmark
-    for room in (heatmaps, early, behaviour, ties, criticality, decoder, layer_sets, measures, topology)
+    for room in (heatmaps, early, behaviour, ties, criticality, decoder, layer_sets, measures, topology, ablation)
     for name, benchmark in room.BENCHMARKS.items()
 }
 

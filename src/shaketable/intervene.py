@@ -20,6 +20,7 @@ ACTIVATIONS = re.compile(
     "relu|gelu|silu|sigmoid|tanh|hardtanh|hardswish|hardsigmoid|leaky_relu|elu|softplus|mish|clamp|clamp_min|_prelu_kernel"
 )
 SUM = re.compile("add")
+MASK = "mask_of_units"
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,20 @@ def masked(network: nn.Module, site: Site, mask: Tensor) -> Iterator[None]:
 
     with at_site(network, site, multiply):
         yield
+
+
+@contextmanager
+def with_mask(network: nn.Module, site: Site, inputs: Inputs) -> Iterator[str]:
+    """The name of a buffer of ones by which a network's activation is multiplied: it can be exchanged like a weight.
+
+    The network is written to: give a copy.
+    """
+    with torch.no_grad(), recorded(network, site) as found:
+        forward(network, inputs)
+    ones = site.shaped(torch.ones(site.units).to(found[0]), found[0].dim())
+    network.get_submodule(site.module).register_buffer(MASK, ones)
+    with at_site(network, site, lambda module, output: output * getattr(module, MASK)):
+        yield f"{site.module}.{MASK}".removeprefix(".")
 
 
 @contextmanager

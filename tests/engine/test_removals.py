@@ -145,17 +145,6 @@ def test_ties_go_to_the_lowest_class_as_in_the_network_itself():
     assert torch.equal(removals.right(removals.record(x), labels, [order])[0], naive(network, site, x, labels, order))
 
 
-@pytest.mark.parametrize(("name", "layer"), [("resnet18-bn", "stage4.resblk2.conv2"), ("functional", "conv1")])
-def test_single_units_removed_are_those_of_the_network_with_a_mask(name, layer):
-    network, x, _ = case(name)
-    site = site_of(network, layer, x)
-    found = Removals(network, snapshot(network), site, x).singles(x)
-    assert found.shape == (site.units, len(x), 4 if name != "functional" else 3)
-    for unit in range(site.units):
-        with torch.no_grad(), ablated(network, site, [unit]):
-            assert torch.allclose(found[unit], network(x), atol=1e-5)
-
-
 def test_the_network_its_modes_hooks_and_the_random_state_are_left_alone():
     network, x, labels = case("functional")
     network.train()

@@ -240,26 +240,6 @@ class Removals:
         with masked(self.network, self.site, mask):
             return self._whole(map_inputs(lambda tensor: tensor[rows], base.inputs))
 
-    def singles(self, inputs: Inputs) -> Tensor:
-        """Logits [units, N, classes] with each unit removed alone."""
-        with torch.no_grad():
-            base = self.record(inputs)
-            count, units = len(base.activation), self.site.units
-            pairs = torch.cartesian_prod(torch.arange(units), torch.arange(count)).to(base.activation.device)
-            terms = whole = base.activation
-            if self.linear is not None:
-                terms = self.linear.terms(base.values)
-                whole = self.linear.state(base.values) + self.linear.summed(terms)
-            found = []
-            for unit, rows in (part.unbind(1) for part in pairs.split(self.rows())):
-                if self.linear is None:
-                    kept = torch.ones(len(rows), units, device=rows.device).scatter_(1, unit[:, None], 0)
-                    found.append(self._masked_logits(base, rows, kept))
-                else:
-                    state = torch.baddbmm(whole[rows], terms[rows, unit], self.linear.weight[unit], alpha=-1)
-                    found.append(self.linear.logits(state, base.values, rows))
-            return torch.cat(found).unflatten(0, (units, count))
-
     def _whole(self, inputs: Inputs) -> Tensor:
         """Logits of the network as it stands."""
         with torch.no_grad(), evaluation_mode(self.network), torch.random.fork_rng(devices=[]):

@@ -12,11 +12,10 @@ from torch.fx import Node
 
 from shaketable.engine.replica import Replica, Unsuitable
 from shaketable.engine.tracing import filled, has_multiple, name_of, traced
-from shaketable.forward import Inputs, forward, map_inputs, tensors_of
-from shaketable.intervene import Site, at_site, recorded
+from shaketable.forward import Inputs, map_inputs, tensors_of
+from shaketable.intervene import Site, with_mask
 from shaketable.params import Params
 
-MASK = "mask_of_units"
 PROBED = 64
 """Units whose reach is found out together."""
 Values = Mapping[Node, Tensor]
@@ -36,18 +35,14 @@ class Suffix:
     def __init__(self, network: nn.Module, params: Params, site: Site, inputs: Inputs) -> None:
         self.site = site
         copy = Replica(network, params).network
-        with torch.no_grad(), recorded(copy, site) as found:
-            forward(copy, inputs)
-        module = copy.get_submodule(site.module)
-        module.register_buffer(MASK, site.shaped(torch.ones(site.units).to(found[0]), found[0].dim()))
-        with at_site(copy, site, lambda module, output: output * getattr(module, MASK)):
+        with with_mask(copy, site, inputs) as name:
             replica = Replica(copy, {})
             graph, self._args, by_example = traced(replica, inputs)
         nodes = list(graph.nodes)
         places = [node for node in nodes if node.op == "placeholder"]
         self._constant: dict[Node, Any] = dict(zip(places, replica.base.values(), strict=False))
         self._inputs = places[len(replica.base) :]
-        mask = places[list(replica.base).index(f"{site.module}.{MASK}".removeprefix("."))]
+        mask = places[list(replica.base).index(name)]
         self._before: list[Node] = []
         self.behind: list[Node] = []
         reached = {mask}

@@ -1,0 +1,70 @@
+"""Each unit removed alone: the logits of the network with that unit at zero."""
+
+import pytest
+import torch
+from tests.engine.test_removals import Deciding, case
+from torch import nn
+
+from shaketable.engine.singles import single_removals
+from shaketable.intervene import ablated, site_of
+from shaketable.params import snapshot
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("resnet18-bn", "stage4.resblk2.conv2"),
+        ("functional", "conv1"),
+        ("concatenating", "left"),
+        ("fcn-2x12", "layer2"),
+    ],
+)
+def test_single_units_removed_are_those_of_the_network_with_a_mask(name, layer):
+    network, x, _ = case(name)
+    before, state = snapshot(network), torch.get_rng_state()
+    site = site_of(network, layer, x)
+    found = single_removals(network, site, x)
+    assert found.shape[:2] == (site.units, len(x))
+    for unit in range(site.units):
+        with torch.no_grad(), ablated(network, site, [unit]):
+            assert torch.allclose(found[unit], network(x), atol=1e-5)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in snapshot(network).items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+
+
+def test_any_code_the_params_given_and_tokens_are_carried():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network, x = Deciding().eval(), torch.randn(4, 3)
+        tokens, words = (
+            nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 5)).eval(),
+            torch.ones(2, 3).long(),
+        )
+    params = {name: tensor + 0.1 for name, tensor in snapshot(network).items()}
+    found = single_removals(network, site_of(network, "one", x), x, params)
+    network.load_state_dict(params)
+    with torch.no_grad(), ablated(network, site_of(network, "one", x), [2]):
+        assert torch.allclose(found[2], network(x), atol=1e-5)
+    site = site_of(tokens, "1", words)
+    with torch.no_grad(), ablated(tokens, site, [5]):
+        assert torch.allclose(single_removals(tokens, site, words)[5], tokens(words), atol=1e-5)
+
+
+class Random(nn.Module):
+    """Draws in every pass: cannot be replayed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.relu, self.two = nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.two(self.relu(self.one(x))) + 0 * torch.rand(())
+
+
+def test_a_network_that_cannot_be_replayed_is_run_whole():
+    network, x = Random().eval(), torch.randn(3, 3)
+    site = site_of(network, "one", x)
+    with torch.no_grad(), ablated(network, site, [1]):
+        expected = network(x)
+    assert torch.allclose(single_removals(network, site, x)[1], expected, atol=1e-6)
