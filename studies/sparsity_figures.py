@@ -14,7 +14,7 @@ import polars as pl
 
 from shaketable import plots
 from shaketable.errors import InputError, RunError
-from shaketable.estimators import MARGINS, correlation, repeated_splits, whole_fit, with_margins
+from shaketable.estimators import MARGINS, correlation, left_out, repeated_splits, whole_fit, with_margins
 from shaketable.files import write_text
 from shaketable.probes import ablation
 from shaketable.study import Study
@@ -178,11 +178,15 @@ def tables(zoo: Zoo, table: pl.DataFrame, recipes: Mapping[str, Recipe], chosen:
         own = learnt(table, recipes, network)
         for name, (measures, model) in ESTIMATORS.items():
             row = {"architecture": network, "networks": own["network"].n_unique(), "estimator": name}
-            row |= dict.fromkeys(("splits", "pearson", "ssr", "largest_ssr", "error", "coverage", "fit_ssr", "reason"))
+            row |= dict.fromkeys(
+                ("splits", "pearson", "ssr", "largest_ssr", "error", "coverage", "inside", "fit_ssr", "reason")
+            )
             try:
                 repeats = FEWER if model == "boosting" else SPLITS
                 row |= {"splits": repeats} | repeated_splits(own, measures, model, repeats=repeats).summary()
                 whole = whole_fit(own, measures, model)
+                if model != "boosting":
+                    row["inside"] = int(left_out(own, measures, model)["inside"].sum())
                 row["fit_ssr"] = float(((whole["estimate"] - whole["gap"]) ** 2).sum())
             except InputError as error:
                 row["reason"] = str(error)
@@ -200,6 +204,7 @@ def tables(zoo: Zoo, table: pl.DataFrame, recipes: Mapping[str, Recipe], chosen:
                 "–" if row[name] is None else f"{row[name]:.1%}" if name == "coverage" else f"{row[name]:.3f}"
                 for name in columns
             ),
+            "–" if row["inside"] is None else f"{row['inside']} of {row['networks']}",
             row["paper"] or "",
             row["reason"] or "",
         ]

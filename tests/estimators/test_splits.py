@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from shaketable.errors import InputError
-from shaketable.estimators import correlation, repeated_splits, whole_fit
+from shaketable.estimators import correlation, left_out, repeated_splits, whole_fit
 
 
 def table(gaps, **measures) -> pl.DataFrame:
@@ -47,13 +47,20 @@ def test_the_fit_of_a_split_has_not_seen_the_networks_that_are_held_out(zoo):
     assert again.points["estimate"].equals(found.points["estimate"])
 
 
-def test_intervals_of_held_out_networks_cover_within_the_binomial_error():
+def test_intervals_of_networks_left_out_one_by_one_cover_within_the_binomial_error():
     generator = np.random.default_rng(5)
-    zeta = generator.uniform(size=400)
-    found = repeated_splits(table(zeta + 0.1 * generator.normal(size=400), zeta=zeta), ["zeta"], repeats=1, share=0.5)
-    assert found.summary()["coverage"] == pytest.approx(
-        0.9, abs=3 * np.sqrt(0.9 * 0.1 * 2 / 200)
-    )  # both halves are finite
+    zeta = generator.uniform(size=100)
+    found = left_out(table(zeta + 0.1 * generator.normal(size=100), zeta=zeta), ["zeta"])
+    assert found["inside"].to_list() == found.select(pl.col("gap").is_between("low", "high")).to_series().to_list()
+    assert found["inside"].mean() == pytest.approx(0.9, abs=3 * np.sqrt(0.9 * 0.1 / 100))
+
+
+def test_a_network_that_is_left_out_has_no_part_in_its_own_estimate(zoo):
+    found = left_out(zoo)
+    name = found["network"][3]
+    again = left_out(zoo.with_columns(gap=pl.when(pl.col("network") == name).then(99.0).otherwise("gap")))
+    assert again.row(3)[2:5] == found.row(3)[2:5]
+    assert not again["inside"][3]
 
 
 def test_the_estimates_of_a_whole_fit_are_on_the_line_where_there_is_no_noise():

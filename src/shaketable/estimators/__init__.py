@@ -5,7 +5,7 @@ from shaketable.estimators.estimator import Estimator, fit
 from shaketable.estimators.features import MARGINS, Feature, margin_statistics, with_margins
 from shaketable.estimators.intervals import plus_interval, split_interval
 from shaketable.estimators.models import fitted
-from shaketable.estimators.splits import Splits, correlation, repeated_splits, whole_fit
+from shaketable.estimators.splits import Splits, correlation, left_out, repeated_splits, whole_fit
 
 __all__ = [
     "MARGINS",
@@ -16,6 +16,7 @@ __all__ = [
     "correlation",
     "fit",
     "fitted",
+    "left_out",
     "margin_statistics",
     "plus_interval",
     "repeated_splits",

@@ -111,6 +111,45 @@ def repeated_splits(
     return Splits(pl.DataFrame(rows), pl.DataFrame(points, schema=schema, orient="row"))
 
 
+def left_out(
+    table: pl.DataFrame,
+    measures: Sequence[str] = ("zeta", "kappa"),
+    model: Model = "linear",
+    *,
+    target: str = "gap",
+    interval: Interval | None = None,
+    coverage: float = 0.9,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """Each network of a zoo once, estimated by what was fitted on all others: how often the interval holds the truth.
+
+    Args:
+        table, measures, model, target, interval, coverage, seed: as for :func:`shaketable.estimators.fit`.
+
+    Returns: ``network``, ``gap``, ``estimate``, ``low``, ``high``, ``inside``. Of n networks the share inside has a standard error of
+        about sqrt(coverage (1 - coverage) / n), the binomial one: fits on nearly the same networks are nearly one fit.
+
+    Raises:
+        InputError: as for :func:`shaketable.estimators.fit`.
+
+    Cost: that of as many fits with their intervals as there are networks.
+
+    Example:
+        >>> rows = [{"network": str(n), "gap": n / 20 + n % 2, "measure": "zeta", "value": float(n)} for n in range(20)]
+        >>> left_out(pl.DataFrame(rows), ["zeta"])["inside"].sum()
+        18
+    """
+    names, x, y, _ = columns_of(table, list(measures), target)
+    places = np.arange(len(y))
+    rows = []
+    for place in places.tolist():
+        rest = places != place
+        found = regression(model, x[rest], y[rest], interval, seed).predict(x[[place]], coverage)
+        rows.append((names[place], y[place], *found[0].tolist()))
+    found = pl.DataFrame(rows, schema=["network", "gap", "estimate", "low", "high"], orient="row")
+    return found.with_columns(inside=pl.col("gap").is_between("low", "high"))
+
+
 def whole_fit(
     table: pl.DataFrame,
     measures: Sequence[str] = ("zeta", "kappa"),
