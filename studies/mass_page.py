@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from shaketable.topology import Cell, kl_term, mass_bound, nn_density, topology
 from studies.common import markdown
@@ -106,11 +107,26 @@ def page(out: Path, table_2: Mapping[int, Sequence[Sequence[int]]], slugs: Seque
         table_2=markdown(["layers", "0.1", "0.15", "0.2", "0.25", "0.3"], densities),
         bounds=markdown(["mass", "sigma", "term", "with exact entropy", "bound"], bounds),
     )
-    parts = [measured(out, slug) for slug in slugs if (out / slug / "results.json").is_file()]
+    trained = [slug for slug in slugs if (out / slug / "results.json").is_file()]
+    parts = [measured(out, slug) for slug in trained]
     if (out / "contributions.md").is_file():
         parts.append("## Contributions (figure 7)\n\n" + (out / "contributions.md").read_text(encoding="utf-8"))
+    speeds = [speed(json.loads(file.read_text(encoding="utf-8"))[0]) for file in sorted(out.glob("*-*.json"))]
+    if speeds:
+        parts.append("## Speed\n\n" + "\n".join(speeds))
     none = "## Trained networks\n\nNone yet: `python -m studies.mass_exploration --setting small --out docs/results/nn-mass`.\n"
-    return "\n".join([text, *(parts or [none]), FULL, ""])
+    return "\n".join([text, *([] if trained else [none]), *parts, FULL, ""])
+
+
+def speed(row: Mapping[str, Any]) -> str:
+    """What a benchmark measured, from the row that ``python -m benchmarks NAME --json`` printed into ``<out>/NAME.json``."""
+    known = ("candidates", "pareto_set", "growth_of_memory_mb", "layers", "trace_seconds")
+    more = ", ".join(f"{name.replace('_', ' ')} {row[name]:,}" for name in known if name in row)
+    machine = row["machine"]
+    return (
+        f"- `python -m benchmarks {row['work']} --json`: {row['engine_wall_seconds']} s on the wall, {row['engine_seconds']} s of "
+        f"processor time (at most {row['goal']:g} s wanted); {more}; {machine['cpu']}, {machine['threads']} thread(s).\n"
+    )
 
 
 def measured(out: Path, slug: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -11,7 +12,7 @@ from studies.mass_tables import design_markdown, design_table, scatter, unseen_s
 
 from shaketable.statistics import kendall_tau, r2
 from shaketable.topology import Cell, nn_density, nn_mass
-from studies import mass_exploration
+from studies import mass_exploration, mass_page
 
 DESIGNS = (
     "linked-4x4t2-4x8t3",
@@ -104,10 +105,19 @@ def test_a_figure_has_a_point_a_design_and_its_line():
     assert sorted(len(rows) for rows in drawn["datasets"].values()) == [2, 5]
 
 
+def test_the_page_is_what_the_study_writes_now():
+    here = Path(__file__).parents[2] / "docs" / "results"
+    slugs = [mass_exploration.slug(group) for groups in mass_exploration.SETTINGS.values() for group in groups]
+    text = mass_page.page(here / "nn-mass", mass_exploration.TABLE_2, slugs)
+    assert (here / "nn-mass.md").read_text(encoding="utf-8") == text
+    for printed in ("1126.55 (1126)", "11.896 M (11.89 M)", "3.634 G (3.63 G)"):
+        assert printed in text
+
+
 @pytest.mark.slow
 def test_a_toy_runs_from_training_to_figures(tmp_path, monkeypatch):
     base = mass_exploration.SMALL.changed(
-        data="digits", data_args={"train_examples": 300, "test_examples": 100}, epochs=3, augmentation=()
+        data="digits", data_args={"train_examples": 300, "test_examples": 100}, epochs=2, batch_size=10, augmentation=()
     )
     designs = tuple(mass_exploration.cells(d, (4, 8), one) for d in (4, 5, 6) for one in (0.3, 0.8))
     group = mass_exploration.Group("a toy", designs, base)
@@ -116,6 +126,9 @@ def test_a_toy_runs_from_training_to_figures(tmp_path, monkeypatch):
     zoo = mass_exploration.zoo_of(group, chosen)
     mass_exploration.measure(zoo, mass_exploration.MEASURES)
     mass_exploration.write(group, zoo, chosen)
+    text = mass_page.page(chosen.out, mass_exploration.TABLE_2, ["a-toy"])
+    assert "6 designs, 2 seeds each; digits, 300 training and 100 test images, 2 epochs" in text
+    assert "None yet" not in text
     out = tmp_path / "out" / "a-toy"
     found = pl.read_csv(out / "designs.csv")
     assert len(found) == 6
@@ -128,7 +141,7 @@ def test_a_toy_runs_from_training_to_figures(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_contributions_are_compared_over_seeds(tmp_path, monkeypatch):
     base = mass_exploration.CONTRIBUTIONS["small"].changed(
-        data="digits", data_args={"train_examples": 300, "test_examples": 100}, epochs=3, augmentation=()
+        data="digits", data_args={"train_examples": 300, "test_examples": 100}, epochs=2, batch_size=10, augmentation=()
     )
     monkeypatch.setitem(mass_exploration.CONTRIBUTIONS, "small", base)
     chosen = Options("small", None, tmp_path / "out", tmp_path / "runs", "cpu", "a toy")
