@@ -154,7 +154,6 @@ def page(folder: Path) -> str:
         high=f"{gaps.max():.2f}",
         train_low=f"{networks['train_error'].min():.1%}",
         train_high=f"{networks['train_error'].max():.1%}",
-        minutes=round(zoo["training_seconds"] / 60),
         measuring=round(zoo["measuring_seconds"] / 60),
         double_minutes=round(cnn["training_seconds"] / 60),
         double_measuring=round(cnn["measuring_seconds"] / 60),
@@ -193,8 +192,8 @@ standard error of chance is in `prunability/ranking.csv`.
 ## The zoo
 
 {networks} networks: {axes}. Common to all: {recipe}. Gaps go from {low} to {high}, training errors from {train_low} to
-{train_high}; training took {minutes} minutes of one core that others used too, the measures {measuring} (torch {torch}, {threads}
-thread). Left out: {left_out}. Taken with other arguments than the defaults: {arguments}. The slowest: {slow}.
+{train_high}. The measures took {measuring} minutes on a core that others used too (torch {torch}, {threads} thread). Left out:
+{left_out}. Taken with other arguments than the defaults: {arguments}. The slowest: {slow}.
 
 Each measure is turned by its own direction, so that a tau above 0 always means that it predicts. Normalised margins is the
 in-sample fit on {variables} statistics of {fitted} networks, as in the paper; best margin variable is {best}.
@@ -225,7 +224,7 @@ in-sample fit on {variables} statistics of {fitted} networks, as in the paper; b
 ## Double descent
 
 {widths} networks, the five-layer CNN with batch norm. {double_recipe}. Training took {double_minutes} minutes, the measures
-{double_measuring}.
+{double_measuring}, on a core that others used too.
 
 {double_descent_cnn5}
 

@@ -121,7 +121,6 @@ def write(zoo: Zoo, setting: Setting, chosen: Options) -> None:
                 measure_scatter(ranking.points, name, target, logarithm), chosen.out, f"scatter-{name}", svg=False
             )
             write_figure(rank_plot(ranking.points, name, target), chosen.out, f"ranks-{name}", svg=False)
-    networks = table.unique("network", maintain_order=True)
     facts = {
         "command": chosen.command,
         "networks": len(setting.plan),
@@ -132,7 +131,6 @@ def write(zoo: Zoo, setting: Setting, chosen: Options) -> None:
         "arguments": setting.arguments,
         "left_out": [name for name in MEASURES if name not in setting.measures],
         "normalised_margins": fit,
-        "training_seconds": round(networks["training_seconds"].sum()),
         "measuring_seconds": round(table["seconds"].sum()),
         **versions(),
     }

@@ -57,13 +57,14 @@ def folder(tmp_path: Path) -> Path:
     times = {"training_seconds": 600, "measuring_seconds": 300}
     zoo = {
         "base": base,
+        "measuring_seconds": 300,
         "axes": {"blocks": ["2", "3"]},
         "arguments": {"x": {"draws": 3}},
         "left_out": [],
         "torch": "2",
         "threads": 1,
     }
-    (tmp_path / "zoo.json").write_text(json.dumps(zoo | times | {"normalised_margins": fit}))
+    (tmp_path / "zoo.json").write_text(json.dumps(zoo | {"normalised_margins": fit}))
     cnn = {"base": base, "networks": 10, "compared": 16, **times}
     (tmp_path / "double-descent.json").write_text(json.dumps({"cnn5": cnn}))
     for name in prunability_page.PARTS:
