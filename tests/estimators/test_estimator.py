@@ -171,6 +171,11 @@ def test_another_number_of_measures_is_refused(made):
         (lambda text: text.replace('"version": ', '"version": 9', 1), r"fitted on version 9\d* of zeta"),
         (lambda text: text.replace('"intercept": ', '"intercept": NaN, "was": ', 1), "cannot be read .it holds NaN."),
         (lambda text: text.replace('"residuals"', '"rest"'), "this estimator is damaged"),
+        (
+            lambda text: text.replace('"part": [', '"part": [99, '),
+            "damaged .residuals and regressions do not belong together",
+        ),
+        (lambda text: text.replace('"coefficients": [', '"coefficients": [1.0, ', 1), "this estimator is damaged"),
         (lambda text: text[:200], "cannot be read"),
         (lambda text: "[]", "cannot be read"),
         (lambda text: '{"kind": "cake", "schema": 1}', "this is 'cake'"),
@@ -180,6 +185,15 @@ def test_a_file_that_is_no_estimator_of_this_version_is_refused_in_one_sentence(
     path = fit(made).save(tmp_path / "gap.json")
     path.write_text(change(path.read_text()))
     with pytest.raises(InputError, match=message):
+        Estimator.load(path)
+
+
+def test_a_tree_that_leads_back_is_refused_and_not_followed(made, tmp_path):
+    path = fit(made, model="boosting").save(tmp_path / "gap.json")
+    values = json.loads(path.read_text())
+    values["regression"]["whole"]["trees"][0]["left"][0] = 0
+    path.write_text(json.dumps(values))
+    with pytest.raises(InputError, match="this estimator is damaged .a tree leads nowhere"):
         Estimator.load(path)
 
 

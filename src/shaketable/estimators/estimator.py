@@ -146,7 +146,8 @@ class Estimator:
             values["features"] = tuple(Feature(**one) for one in values["features"])
             values["regression"] = Regression.of(values["regression"])
             found = cls(**values)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            found.predict(np.array([[one.low for one in found.features]]))
+        except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"{path}: this estimator is damaged ({error}); fit it anew with `shaketable zoo fit`."
             ) from error

@@ -160,5 +160,11 @@ def of_plain(values: Mapping[str, Any]) -> Fitted:
     """What ``dataclasses.asdict`` made of a fitted model, from JSON."""
     if "coefficients" in values:
         return Linear(tuple(map(float, values["coefficients"])), float(values["intercept"]))
-    trees = (Tree(**{name: tuple(column) for name, column in one.items()}) for one in values["trees"])
-    return Boosted(float(values["baseline"]), float(values["rate"]), tuple(trees))
+    trees = tuple(Tree(**{name: tuple(column) for name, column in one.items()}) for one in values["trees"])
+    for tree in trees:
+        children = zip(tree.left, tree.right, strict=True)
+        if any(
+            child != -1 and not node < child < len(tree.value) for node, pair in enumerate(children) for child in pair
+        ):
+            raise ValueError("a tree leads nowhere")
+    return Boosted(float(values["baseline"]), float(values["rate"]), trees)

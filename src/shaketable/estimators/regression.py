@@ -60,7 +60,10 @@ class Regression:
         """What ``dataclasses.asdict`` made of one, from JSON."""
         parts = tuple(map(of_plain, values["parts"]))
         rest = {name: tuple(values[name]) for name in ("part", "residuals")}
-        return cls(**{**values, "whole": of_plain(values["whole"]), "parts": parts, **rest})
+        found = cls(**{**values, "whole": of_plain(values["whole"]), "parts": parts, **rest})
+        if len(found.part) != len(found.residuals) or not set(found.part) <= set(range(len(parts))):
+            raise ValueError("residuals and regressions do not belong together")
+        return found
 
 
 def regression(
