@@ -173,6 +173,22 @@ def test_tensors_that_another_block_shares_are_never_zeroed():
     assert found.tensors is None or not any("down" in name for name in found.tensors)
 
 
+def test_a_block_that_shares_its_branch_with_another_says_so_and_not_that_its_shortcut_is_no_identity():
+    class Block(nn.Module):
+        def __init__(self, branch: nn.Module) -> None:
+            super().__init__()
+            self.branch = branch
+
+        def forward(self, x):
+            return x + self.branch(x)
+
+    branch = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    network = nn.Sequential(Block(branch), Block(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))), Block(branch)).eval()
+    found = removals(network, ["0", "1", "2"], torch.ones(2, 4))
+    shared = "it shares weights with modules outside of it, so that it cannot be zeroed alone"
+    assert (found["0"].reason, found["1"].reason, found["2"].reason) == (shared, None, shared)
+
+
 class Rescaled(nn.Module):
     """A block with a projection of equal shape beside its branch."""
 

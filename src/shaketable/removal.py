@@ -111,7 +111,7 @@ def removals(
 
     Returns: for each name a :class:`Removal`: ``tensors`` (all zero, of the shapes, types and devices in ``params``; none where the
         block is the identity as it is), or the ``reason``: shapes that do not fit without it, a shortcut that is no identity,
-        a block that is not run, or gives no tensor.
+        weights that it shares with others, a block that is not run, or gives no tensor.
 
     Raises:
         InputError: a name that no module has.
@@ -187,6 +187,9 @@ def _removal(network: nn.Module, name: str, calls: list[_Call], places: Mapping[
     }
     varied = [*calls, *(_noisy(call, scale) for call in calls for scale in (1, 100))]
     if not _is_identity(block, varied, places, zero):
+        own = sum(not tensor.endswith("running_mean") for tensor in zero)
+        if own < sum(1 for _ in block.parameters()):
+            return Removal(None, "it shares weights with modules outside of it, so that it cannot be zeroed alone")
         return Removal(None, "its shortcut is no identity: with its branch at zero its output is not its input")
     # running means first: a scale or an operator at zero makes them needless
     for last in sorted(zero, key=lambda tensor: not tensor.endswith("running_mean")):
