@@ -135,7 +135,9 @@ def figure4(zoo: Zoo, table: pl.DataFrame, recipes: Mapping[str, Recipe], chosen
     if found.is_empty() or wide(own).is_empty():
         return {}
     write_figure(plots.plane(found, colour="model"), chosen.out, "figure4b", svg=False)
-    return _estimates(own, "4", chosen)
+    errors = dict(own.select("network", "train_error").unique().iter_rows())
+    trained = {name: errors[recipe.folder_name] for name, recipe in named.items() if recipe.folder_name in errors}
+    return _estimates(own, "4", chosen) | {"train_errors": trained}
 
 
 def figure5(zoo: Zoo, table: pl.DataFrame, recipes: Mapping[str, Recipe], chosen: Options) -> dict[str, Any]:

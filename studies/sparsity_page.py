@@ -119,6 +119,11 @@ def _figure(part: str, facts: Mapping[str, Any], folder: Path) -> list[str]:
         )
     if facts.get("reason"):
         said.append(f"No fit: {facts['reason']}")
+    if facts.get("train_errors"):
+        errors = ", ".join(f"{name} {error:.1%}" for name, error in facts["train_errors"].items())
+        said.append(
+            f"Training errors: {errors}. A network far from 0% has not learnt its data, and its gap says little."
+        )
     if facts.get("means"):
         rows = [f"| {one['corruption']} | {one['zeta']:.3f} | {one['kappa']:.3f} |" for one in facts["means"]]
         said.append("\n".join(["| corrupted labels | zeta | kappa |", "| --- | --- | --- |", *rows]))
