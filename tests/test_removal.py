@@ -189,6 +189,18 @@ def test_a_block_that_shares_its_branch_with_another_says_so_and_not_that_its_sh
     assert (found["0"].reason, found["1"].reason, found["2"].reason) == (shared, None, shared)
 
 
+def test_a_block_whose_attributes_the_network_reads_is_refused_and_another_is_dropped():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
+    network = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    inputs = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(without(network, "layers.1", inputs)(inputs), network.layers[0](inputs))
+    with pytest.raises(
+        InputError, match="layers.0 cannot be removed: the network asks its blocks for more than their out"
+    ):
+        without(network, "layers.0", inputs)
+
+
 class Rescaled(nn.Module):
     """A block with a projection of equal shape beside its branch."""
 

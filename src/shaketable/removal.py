@@ -56,10 +56,11 @@ def without(network: nn.Module, names: Iterable[str] | str, inputs: Inputs) -> n
         and 152 are one network.
 
     Raises:
-        InputError: an unknown name, no name, a name twice, a down-sampling block (shapes would not fit), or a block whose
-            shortcut is no identity.
+        InputError: an unknown name, no name, a name twice, a down-sampling block (shapes would not fit), a block whose
+            shortcut is no identity, or one that the network asks for more than its output (the first layer of
+            ``nn.TransformerEncoder``; in joint robustness it can be dropped).
 
-    Cost: a copy of the network, one forward pass, and some passes through the blocks named.
+    Cost: a copy of the network, two forward passes, and some passes through the blocks named.
 
     Example:
         >>> from shaketable.networks import build
@@ -88,6 +89,13 @@ def without(network: nn.Module, names: Iterable[str] | str, inputs: Inputs) -> n
             for key, child in list(module._modules.items()):
                 if child is block:
                     module._modules[key] = dropped
+    try:
+        with evaluation_mode(copied), torch.no_grad():
+            forward(copied, map_inputs(torch.clone, inputs), {})
+    except AttributeError as error:
+        raise InputError(
+            f"{', '.join(chosen)} cannot be removed: the network asks its blocks for more than their outputs ({error})."
+        ) from error
     return copied
 
 
