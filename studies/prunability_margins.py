@@ -1,55 +1,33 @@
 """The two margin baselines of Kuhn et al. (2021), which are fitted on a zoo: normalised margins, and the best margin variable.
 
-The five statistics of the normalised margins of Jiang et al. (2019) are taken at the input of the first two blocks and of the head:
-three layers that networks of every depth have. Normalised margins is the gap that a linear fit on all fifteen gives, on the very
-networks that it is then ranked on, as in the paper; best margin variable is the one with the largest standardised coefficient.
+The variables are the five statistics of the normalised margins of Jiang et al. (2019) at four layers, evenly spaced. Normalised margins
+is the gap that a linear fit on all of them gives, on the very networks that it is then ranked on, as in the paper; best margin variable
+is the one with the largest standardised coefficient.
 """
 
-import sys
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from shaketable.files import write_atomically
-from shaketable.measures.margins import STATISTICS, normalised_margins
-from shaketable.measures.measure import Unavailable
+from shaketable.estimators.features import MARGINS
 from shaketable.statistics import cross_validated_r2, r2, standardised_coefficients
-from shaketable.study import Study
-from shaketable.zoo import Zoo
-from studies.common import Options
 
-LAYERS = ("block1.conv1", "block2.conv1", "head")
 FITTED, BEST = "normalised_margins_fitted", "best_margin_variable"
-EXAMPLES = 1000
 
 
-def margin_variables(zoo: Zoo, chosen: Options) -> pl.DataFrame:
-    """A row a network: fifteen statistics; written beside the zoo's table. A network without margins is left out."""
-    rows = []
-    for entry in zoo.plan.networks:
-        record = zoo.record(entry.name)
-        if record is None or record["status"] != "ok":
-            continue
-        study = Study.from_run(zoo.runs / entry.name, chosen.data_root, chosen.device)
-        try:
-            found = normalised_margins(study, EXAMPLES)
-        except Unavailable as error:
-            print(f"{entry.name}: {error}", file=sys.stderr)
-            continue
-        layers = {row["layer"]: row for row in found.to_dicts()}
-        rows.append(
-            {"network": entry.name} | {f"{layer} {one}": layers[layer][one] for layer in LAYERS for one in STATISTICS}
-        )
-    table = pl.DataFrame(rows)
-    write_atomically(zoo.table_path.parent / "margins.parquet", table.write_parquet)
-    return table
+def fitted_margins(table: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """A zoo's table with rows of the two measures in place of the variables; and of the fit: R2, and which variable is best.
 
-
-def with_margins(table: pl.DataFrame, variables: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """A zoo's table with rows of the two measures; and of the fit: R2 with its fifteen variables, and which one is best."""
-    networks = table.unique("network", maintain_order=True).join(variables, on="network", maintain_order="left")
-    names = variables.columns[1:]
+    Args:
+        table: of a zoo, with the variables, as :func:`shaketable.estimators.features.with_margins` gives it. Networks that lack
+            one of them have no row of the two.
+    """
+    own = pl.col("measure").is_in(MARGINS)
+    variables = table.filter(own).pivot(on="measure", index="network", values="value").drop_nulls()
+    networks = table.filter(own).unique("network", maintain_order=True)
+    networks = networks.join(variables, on="network", maintain_order="left")
+    names = [name for name in MARGINS if name in variables.columns]
     x, gap = networks.select(names).to_numpy(), networks["gap"].to_numpy()
     weights = standardised_coefficients(x, gap)
     fitted = (x - x.mean(0)) / np.where(x.std(0) > 0, x.std(0), 1) @ weights * gap.std() + gap.mean()
@@ -75,4 +53,4 @@ def with_margins(table: pl.DataFrame, variables: pl.DataFrame) -> tuple[pl.DataF
             (BEST, "lower" if weights[best] > 0 else "higher", x[:, best]),
         )
     ]
-    return pl.concat([table, *added]), facts
+    return pl.concat([table.filter(~own.fill_null(False)), *added]), facts

@@ -15,13 +15,14 @@ from typing import Any
 
 import polars as pl
 
+from shaketable.estimators.features import with_margins
 from shaketable.files import write_text
 from shaketable.measures import MEASURES
 from shaketable.plots import measure_scatter, rank_plot, tau_heatmap
 from shaketable.training import named
 from shaketable.zoo import Plan, Zoo, measure, rank, run
 from studies.common import Options, options, versions, write_figure
-from studies.prunability_margins import margin_variables, with_margins
+from studies.prunability_margins import fitted_margins
 from studies.prunability_tables import COMPARED, write_tables
 
 STEPS = ("train", "measure", "rank")
@@ -101,14 +102,14 @@ def study(setting: Setting, chosen: Options) -> None:
     if "train" in steps:
         run(setting.plan, folder, together=setting.together, **where)
     if "measure" in steps:
-        margin_variables(measure(folder, setting.measures, setting.arguments, **where), chosen)
+        with_margins(measure(folder, setting.measures, setting.arguments, **where), **where)
     if "rank" in steps:
         write(Zoo.open(folder), setting, chosen)
 
 
 def write(zoo: Zoo, setting: Setting, chosen: Options) -> None:
     """What came out of a zoo that is trained and measured."""
-    table, fit = with_margins(zoo.table(), pl.read_parquet(zoo.table_path.parent / "margins.parquet"))
+    table, fit = fitted_margins(with_margins(zoo, chosen.data_root, chosen.device))
     ranking = rank(table, information=True, command=chosen.command)
     write_tables(ranking, table, fit, chosen)
     target = ranking.provenance["target"]

@@ -8,6 +8,7 @@ import pytest
 from studies.common import Options
 from studies.prunability_tables import COMPARED
 
+from shaketable.estimators.features import MARGINS
 from shaketable.measures import MEASURES
 from shaketable.zoo import Plan
 from studies import prunability_margins, prunability_zoo
@@ -38,14 +39,18 @@ def test_the_fitted_margins_are_the_least_squares_prediction_and_the_best_variab
     networks = [f"n{index}" for index in range(30)]
     table = pl.DataFrame({"network": networks, "measure": "path_norm", "value": 1.0, "log10": 0.0, "gap": gap})
     table = table.with_columns(direction=pl.lit("lower"), status=pl.lit("ok"), reason=pl.lit(None, pl.String))
-    variables = pl.DataFrame({"network": networks} | {f"v{k}": x[:, k] for k in range(3)})
-    found, facts = prunability_margins.with_margins(table, variables)
+    parts = [
+        table.with_columns(measure=pl.lit(MARGINS[k]), value=pl.Series(x[:, k]), log10=pl.lit(None, pl.Float64))
+        for k in range(3)
+    ]
+    found, facts = prunability_margins.fitted_margins(pl.concat([table, *parts]))
+    assert not set(MARGINS) & set(found["measure"])
     design = np.column_stack([x, np.ones(30)])
     expected = design @ np.linalg.lstsq(design, gap, rcond=None)[0]
     fitted = found.filter(measure=prunability_margins.FITTED)
     assert fitted["value"].to_numpy() == pytest.approx(expected)
     best = found.filter(measure=prunability_margins.BEST)
-    assert facts["best"] == "v1"
+    assert facts["best"] == MARGINS[1]
     assert best["value"].to_list() == x[:, 1].tolist()
     assert set(best["direction"]) == {"higher"}
 
@@ -75,4 +80,4 @@ def test_a_toy_runs_from_training_to_tables_and_figures(tmp_path):
     assert {"granulated-tau.png", "relations.png", "scatter-prunability.png", "ranks-prunability.png"} <= pictures
     facts = json.loads((out / "zoo.json").read_text())
     assert facts["networks"] == 24
-    assert facts["normalised_margins"]["variables"] == 15
+    assert facts["normalised_margins"]["variables"] == 20
