@@ -18,7 +18,7 @@ sizes = st.builds(Cell, st.integers(3, 6), st.integers(1, 5), st.integers(1, 20)
 
 
 @given(st.lists(sizes, min_size=1, max_size=2), st.booleans())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_mass_and_density_of_a_linked_network_are_those_of_its_design(cells, mlp):
     name = ("linked-mlp-" if mlp else "linked-") + "-".join(map(str, cells))
     found = traced_topology(build(name, (3, 16, 16), 4), IMAGES)
@@ -136,6 +136,26 @@ def test_an_addition_that_is_no_block_counts_for_nothing_and_is_said():
     found = traced_topology(Long().eval(), torch.zeros(2, 3), "bhardwaj2021")
     assert found.additive_mass == 0
     assert any("no blocks of two or three operators" in note for note in found.notes)
+
+
+def test_a_gate_scales_channels_and_makes_none():
+    class Gated(nn.Module):
+        """Squeeze and excitation between two layers that a third one sees."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 4)
+            self.squeeze, self.excite = nn.Linear(4, 2), nn.Linear(2, 4)
+            self.third, self.head = nn.Linear(8, 4), nn.Linear(4, 2)
+
+        def forward(self, inputs):
+            x = self.first(inputs)
+            y = self.second(x)
+            y = y * self.excite(self.squeeze(y).relu()).sigmoid()
+            return self.head(self.third(torch.cat([y, x], 1)).relu())
+
+    found = traced_topology(Gated().eval(), torch.zeros(2, 3))
+    assert (found.additions, [(cell.layers, cell.links) for cell in found.cells]) == (0, [((0, 2), 16)])
 
 
 def test_what_is_not_followed_or_not_given_is_one_clear_error():

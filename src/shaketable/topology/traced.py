@@ -184,6 +184,8 @@ def _additive(graph: ChannelGraph) -> tuple[float, int]:
 
 def _branch(graph: ChannelGraph, end: int, shortcut: np.ndarray) -> list[Operator] | None:
     """The two or three operators of a block's longer path, the last first; None of anything else."""
+    if end < 0:
+        return None
     starts: list[Any] = [shortcut]
     maker = graph.operators[graph.made_by[shortcut[0]]] if shortcut[0] >= 0 else None
     if maker is not None:

@@ -220,17 +220,20 @@ def _joined(node: Node, name: str, paths: list[Any], found: ChannelGraph, made_b
     if len(paths) > 2 or any(isinstance(path, list) for path in paths) or name not in ("add", "sub", "mul", "div"):
         raise not_followed(node, "it takes several paths in a way of its own")
 
-    def end(path: Channels) -> int:
-        makers = _makers(path.numbers[path.numbers >= 0], made_by)
-        return max(makers, key=lambda index: found.operators[index].depth, default=INPUT)
+    def depth(path: Channels) -> int:
+        end = _end(path, found, made_by)
+        return found.operators[end].depth if end >= 0 else INPUT
 
-    one, other = paths if name in ("add", "sub") else sorted(paths, key=lambda path: len(path.numbers))
-    if name in ("mul", "div"):
-        return other  # a gate scales channels and makes none
-    if np.array_equal(one.numbers, other.numbers):
-        return one
-    longer, shorter = sorted((one, other), key=lambda path: found.operators[end(path)].depth if end(path) >= 0 else -1)[
-        ::-1
-    ]
-    found.skips.append(Skip(int(end(longer)), np.unique(shorter.numbers)))
+    if name in ("mul", "div"):  # a gate scales channels and makes none: those of the shorter way stay
+        return min(paths, key=lambda path: (-len(path.numbers), depth(path)))
+    if np.array_equal(paths[0].numbers, paths[1].numbers):
+        return paths[0]
+    shorter, longer = sorted(paths, key=lambda path: (len(path.numbers), depth(path)))
+    found.skips.append(Skip(_end(longer, found, made_by), np.unique(shorter.numbers)))
     return longer
+
+
+def _end(path: Channels, found: ChannelGraph, made_by: list[np.ndarray]) -> int:
+    """The last of the operators that made a path's channels."""
+    makers = _makers(path.numbers[path.numbers >= 0], made_by)
+    return int(max(makers, key=lambda index: found.operators[index].depth, default=INPUT))
