@@ -78,7 +78,7 @@ Made with shaketable {facts["shaketable"]}, PyTorch {facts["torch"]}."""
 | learning rate at momentum 0.9 | not said | {rates}; longer steps with less momentum |
 | dropout | 0, 0.3, 0.5 | {dropout} |
 | augmentation | cropping, flipping, rotation | flipping |
-| stop | training accuracy almost 1.0 | training loss below {SLICE["stop_below"]} nats, at most {SLICE["epochs"]} epochs |
+| stop | training accuracy almost 1.0 | training loss below {SLICE["stop_below"]} nats, at most {SLICE["epochs"]} epochs (models A to E: {2 * SLICE["epochs"]}) |
 | units | last convolution of VGG-16 | last convolution of each network |"""
 
 
