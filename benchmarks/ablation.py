@@ -18,7 +18,7 @@ from shaketable.params import state
 
 CLASSES, EACH, STEP, SAMPLED = 100, 50, 16, 2
 """Classes, examples of each, and what the naive loop runs of them: every so many units, of so many classes."""
-HEADS = (0, 512, 4096)
+HEADS = (0, 512)
 """Outputs of the two hidden linear layers of VGG-16; 0: one linear layer alone, as most do for images of 32x32."""
 IMAGES = 8
 

@@ -7,7 +7,7 @@ import torch
 from tests.test_intervene import functional
 from torch import Tensor, nn
 
-from shaketable.engine.removals import Removals, correct
+from shaketable.engine.removals import Removals
 from shaketable.errors import RunError
 from shaketable.intervene import ablated, masked, site_of, sites
 from shaketable.networks import build
@@ -192,11 +192,17 @@ def test_what_cannot_be_traced_is_run_whole_and_says_so_where_something_else_was
         Removals(network, snapshot(network), site, x, way="sum")
 
 
-def test_rows_near_a_tie_and_rows_that_are_not_finite_are_told():
-    logits = torch.tensor([[1.0, 2, 0], [2, 2, 0], [2, 2.00001, 0], [float("nan"), 3, 0], [0, float("inf"), 0]])
-    right, near = correct(logits, torch.tensor([1, 1, 1, 1, 1]))
-    assert right.tolist() == [True, False, True, False, False]
-    assert near.tolist() == [False, True, True, True, True]
+@pytest.mark.parametrize("way", ["sum", "suffix", "network"])
+def test_logits_that_are_not_finite_are_wrong_in_every_way(way):
+    first, last = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+    network = nn.Sequential(first, nn.ReLU(), last).eval()
+    with torch.no_grad():
+        first.weight.copy_(torch.eye(2))
+        last.weight.copy_(torch.tensor([[1.0, 1e38], [0, 0]]))
+    x, labels = torch.tensor([[1.0, 100], [1, 1]]), torch.tensor([0, 0])
+    removals = Removals(network, snapshot(network), site_of(network, "0", x), torch.ones(2, 2), way=way)
+    found = removals.right(removals.record(x), labels, [torch.tensor([[0, 1], [0, 1]])])[0]
+    assert found.tolist() == [[True, True, False], [True, True, True]]  # a tie at 0 goes to class 0
 
 
 def test_a_mask_of_ones_changes_nothing():

@@ -1,9 +1,8 @@
 """Units removed one by one: which examples are still right after each, by a running sum where the network allows it."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +13,7 @@ from shaketable.engine.compare import ROUNDING, close
 from shaketable.engine.memory import budget
 from shaketable.engine.replica import Unsuitable
 from shaketable.errors import RunError
+from shaketable.evaluate import outcomes
 from shaketable.forward import Inputs, evaluation_mode, forward, map_inputs, tensors_of
 from shaketable.intervene import Site, masked, recorded
 from shaketable.params import Params
@@ -164,18 +164,27 @@ class Removals:
         steps = acts.cumsum(1)
         total, at = steps[:, -1].sort(descending=True, stable=True)  # those with many units first: the rest drops out
         taken = order[at].gather(1, (~acts[at]).to(torch.int8).argsort(dim=1, stable=True))  # those that act come first
-        width = order.shape[1] + 1
-
-        @cache
-        def place() -> Tensor:
-            """By example: when each unit comes, from 0; those that do not act come last."""
-            when = torch.arange(width - 1, device=taken.device).expand_as(taken)
-            return torch.empty_like(taken).scatter_(1, taken, when)[at.argsort()]
-
-        right = torch.zeros(len(order) * width, dtype=torch.bool, device=labels.device)
+        found: list[tuple[Tensor, ...]] = []
         for rows, step, state in self._states(terms, empty, at, taken, total):
-            right.scatter_(0, rows * width + step, self._decided(base, labels, place, rows, step, state))
-        return right.view(-1, width).gather(1, nn.functional.pad(steps, (1, 0)))
+            if self.linear is not None:
+                logits = self.linear.logits(state, base.values, rows)
+            else:
+                logits = self._logits(base, _to_axis(state, self.site, base.activation), rows)
+            found.append((rows, step, *_compared(logits, labels.index_select(0, rows))))
+        rows, step, own, highest, lowest = (torch.cat(column) for column in zip(*found, strict=True))
+        answers = own > highest
+        largest = torch.maximum(torch.maximum(highest, own), -lowest)
+        tolerance = largest * (0.0 if self.linear is None else ROUNDING)
+        doubtful = (~((own - highest).abs() > tolerance)).nonzero().flatten()  # ties, and what is not a number, too
+        if len(doubtful):
+            units = torch.arange(order.shape[1], device=taken.device).expand_as(taken)
+            place = torch.empty_like(taken).scatter_(1, taken, units)[at.argsort()]  # by example: when each unit comes
+            for some in doubtful.split(self.rows()):
+                logits = self._masked_logits(base, rows[some], place[rows[some]] < step[some, None])
+                answers[some] = ~outcomes(logits, labels[rows[some]])[0]
+        right = torch.zeros(len(order), order.shape[1] + 1, dtype=torch.bool, device=labels.device)
+        right[rows, step] = answers
+        return right.gather(1, nn.functional.pad(steps, (1, 0)))
 
     def _states(
         self, terms: Tensor, empty: Tensor, at: Tensor, taken: Tensor, total: Tensor
@@ -214,19 +223,6 @@ class Removals:
                     waiting, held = [], 0
         if waiting:
             yield _joined(waiting)
-
-    def _decided(
-        self, base: Recorded, labels: Tensor, place: Callable[[], Tensor], rows: Tensor, step: Tensor, state: Tensor
-    ) -> Tensor:
-        """Whether each row is right."""
-        own = labels.index_select(0, rows)
-        if self.linear is None:
-            return correct(self._logits(base, _to_axis(state, self.site, base.activation), rows), own)[0]
-        found, near = correct(self.linear.logits(state, base.values, rows), own)
-        for some in near.nonzero().flatten().split(self.rows()) if near.any() else ():
-            kept = place()[rows[some]] < step[some, None]
-            found[some] = correct(self._masked_logits(base, rows[some], kept), own[some])[0]
-        return found
 
     def _masked_logits(self, base: Recorded, rows: Tensor, kept: Tensor) -> Tensor:
         a = base.activation[rows]
@@ -268,26 +264,13 @@ class Removals:
                     self.linear = None
 
 
-def correct(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Which rows [R] are right, the lowest class being the decision among equal logits; and which are near a tie with the label.
-
-    A row with a NaN or infinite logit is wrong, and near a tie.
-    """
-    logits, place = logits.float(), labels[:, None]
+def _compared(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each row of logits that of its label, the highest other one, and the lowest."""
+    place = labels[:, None]
     own, lowest = logits.gather(1, place), logits.amin(1)
     highest = logits.scatter_(1, place, -torch.inf).amax(1)
     logits.scatter_(1, place, own)  # as it was
-    own = own.squeeze(1)
-    right = own > highest
-    largest = torch.maximum(torch.maximum(highest, own), -lowest)
-    near = ~((own - highest).abs() > ROUNDING * largest)
-    equal = (own == highest).nonzero().flatten()
-    if len(equal):
-        right[equal] = logits[equal].argmax(1) == labels[equal]
-    if not largest.sum().isfinite():
-        finite = largest.isfinite()
-        return right & finite, near | ~finite
-    return right, near
+    return own.squeeze(1), highest, lowest
 
 
 def _joined(parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:

@@ -47,14 +47,13 @@ def _replayed(network: nn.Module, site: Site, inputs: Inputs, weights: Params) -
     Raises:
         Unsuitable: the network cannot be replayed.
     """
-    copy = Replica(network, weights).network
-    with torch.no_grad(), evaluation_mode(network), with_mask(copy, site, inputs) as name:
+    copy, few = Replica(network, weights).network, map_inputs(lambda tensor: tensor[:CHECKED], inputs)
+    with torch.no_grad(), with_mask(copy, site, few) as name:
         replay = Replay(copy, {})
         replay.base(inputs)
         ones = state(copy)[name]
         masks = torch.eye(site.units, dtype=ones.dtype, device=ones.device).neg().add(1)
         found = torch.stack([replay.logits({name: mask.view_as(ones)}) for mask in masks])
-        few = map_inputs(lambda tensor: tensor[:CHECKED], inputs)
         if not close(_removed(network, site, few, weights, 0), found[0, :CHECKED]):
             raise Unsuitable("its replayed logits differ from its own")
     return found
