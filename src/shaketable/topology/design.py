@@ -14,6 +14,7 @@ import torch
 
 from shaketable.errors import InputError, RunError
 from shaketable.files import write_text
+from shaketable.forward import usable_device
 from shaketable.networks import build
 from shaketable.networks.cells import Cell
 from shaketable.topology.mass import flops, nn_density, nn_mass, parameters
@@ -156,8 +157,9 @@ def latency(cells: str, limits: Limits, input_shape: Sequence[int], classes: int
         input_shape, classes: of the network.
         repeats: passes.
     """
-    network = build(f"linked-{cells}", input_shape, classes).to(limits.device)
-    inputs = torch.zeros(limits.batch, *input_shape, device=limits.device)
+    place = usable_device(limits.device)
+    network = build(f"linked-{cells}", input_shape, classes).to(place)
+    inputs = torch.zeros(limits.batch, *input_shape, device=place)
     taken = []
     with torch.inference_mode():
         for _ in range(repeats + 1):

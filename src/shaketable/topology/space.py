@@ -93,14 +93,18 @@ def blocks(space: Space, input_shape: Sequence[int], classes: int) -> Iterator[B
                         sources * 18 * w * pixels,
                     )
                 )
-            rest = math.prod(len(one) for one in links[1:])
-            rows = max(1, CHUNK // rest)
-            for start in range(0, len(links[0]), rows):
-                part = [tuple(one[start : start + rows] for one in sums[0]), *sums[1:]]
-                mass, count, work = (_outer([one[k] for one in part]) for k in range(3))
-                kept = [links[0][start : start + rows], *links[1:]]
-                shape = tuple(map(len, kept))
-                yield Block(depth, widths, kept, shape, mass, count + base[0], work + base[1])
+            # the axis that is cut into chunks: those behind it are whole, those before it are taken one by one
+            axis = next(k for k in range(len(links)) if math.prod(map(len, links[k + 1 :])) <= CHUNK)
+            rows = max(1, CHUNK // math.prod(map(len, links[axis + 1 :])))
+            for lead in np.ndindex(*map(len, links[:axis])):
+                for start in range(0, len(links[axis]), rows):
+                    cuts = [slice(place, place + 1) for place in lead] + [slice(start, start + rows)]
+                    cuts += [slice(None)] * (len(links) - len(cuts))
+                    kept = [one[cut] for one, cut in zip(links, cuts, strict=True)]
+                    mass, count, work = (
+                        _outer([one[k][cut] for one, cut in zip(sums, cuts, strict=True)]) for k in range(3)
+                    )
+                    yield Block(depth, widths, kept, tuple(map(len, kept)), mass, count + base[0], work + base[1])
 
 
 def _outer(parts: Sequence[np.ndarray]) -> np.ndarray:
