@@ -104,7 +104,8 @@ def test_the_page_has_every_table(folder: Path):
 
 
 def test_the_page_that_is_there_is_what_the_studies_wrote():
-    path = Path(__file__).parents[2] / prunability_page.FOLDER
-    if not path.is_dir():
+    folder = Path(__file__).parents[2] / prunability_page.FOLDER
+    path = folder.parent / f"{folder.name}.md"
+    if not path.is_file():
         pytest.skip("the small studies have not been run to their end")
-    assert (path.parent / f"{path.name}.md").read_text(encoding="utf-8") == prunability_page.page(path)
+    assert path.read_text(encoding="utf-8") == prunability_page.page(folder)
