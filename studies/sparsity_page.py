@@ -51,7 +51,7 @@ def _opening(facts: Mapping[str, Any], folder: Path) -> str:
     commands = "\n".join(
         dict.fromkeys(one["command"] for one in facts.values() if isinstance(one, dict) and "command" in one)
     )
-    setting, images = facts["setting"], SLICE["data_args"]
+    setting, images, epochs = facts["setting"], SLICE["data_args"], SLICE["epochs"]
     text = f"""Zhao, Zhang and Hu, "Estimating the generalization in deep neural networks via sparsity" (2021), by this code. This page is
 written by `studies.sparsity_figures`; every number on it was measured. After `python -m studies.sparsity_zoo --setting {setting}` with
 the same `--runs`:
@@ -78,7 +78,7 @@ Made with shaketable {facts["shaketable"]}, PyTorch {facts["torch"]}."""
 | learning rate at momentum 0.9 | not said | {rates}; longer steps with less momentum |
 | dropout | 0, 0.3, 0.5 | {dropout} |
 | augmentation | cropping, flipping, rotation | flipping |
-| stop | training accuracy almost 1.0 | training loss below {SLICE["stop_below"]} nats, at most {SLICE["epochs"]} epochs (models A to E: {2 * SLICE["epochs"]}) |
+| stop | training accuracy almost 1.0 | training loss below {SLICE["stop_below"]} nats, {epochs} epochs (A to E: {2 * epochs}) at most |
 | units | last convolution of VGG-16 | last convolution of each network |"""
 
 
