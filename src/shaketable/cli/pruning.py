@@ -36,7 +36,7 @@ def prune_(
     noise: int = 0,
     split: Split = "train",
     seed: int = 0,
-    level: Level = "auto",
+    level: Level = "loop",
     batch_size: int | None = None,
     source: Source | None = None,
     json: Json = False,

@@ -133,7 +133,7 @@ def prunability(
     noise: int = 0,
     splits: Sequence[str] | None = None,
     seed: int = 0,
-    level: Level = "auto",
+    level: Level = "loop",
     precision: Precision = "auto",
     memory: int | None = None,
     batch_size: int | None = None,
@@ -168,7 +168,8 @@ def prunability(
         splits: of the curve; those that the study has, if left out.
         seed: of random orders and of the noise.
         level, precision, memory, batch_size: of the :class:`shaketable.engine.Engine`; they do not change the result. Every
-            weight changes here, so that nothing of a pass can be used again; a fused pass is still faster than the loop's.
+            weight changes here, so that nothing of a pass can be used again: the loop is faster than replay, and ``"fused"``, which
+            takes seconds to set up, may be faster than the loop on many examples.
         store: a folder that keeps the answers as they come: interrupted work goes on from there, finished work is read.
         command: what the user typed, for the report.
 
