@@ -41,6 +41,16 @@ def test_a_zoo_is_fitted_and_tried_on_networks_held_out(made, tmp_path, capsys):
     assert "training_loss" in said
 
 
+def test_networks_that_did_not_learn_are_left_out_and_counted(made, tmp_path, capsys):
+    errors = made.table().unique("network")["train_error"].sort()
+    most = errors[8]
+    learnt = (errors <= most).sum()
+    arguments = ("--only", "training_loss", "--coverage", "0.5", "--train-error", most, "--out", tmp_path / "gap.json")
+    found = answer(call("zoo", "fit", made.path, *arguments, "--json", capsys=capsys)[1])
+    assert (found["networks"], found["left_out"]) == (learnt, 12 - learnt)
+    assert 0 < learnt < 12
+
+
 @pytest.mark.parametrize("model", ["ridge", "boosting"])
 def test_other_models_and_the_table_alone_will_do(made, tmp_path, capsys, model):
     arguments = ("--only", "training_loss", "path_norm", "--model", model, "--coverage", "0.5", "--repeats", "2")

@@ -79,8 +79,8 @@ def fit_(
     """
     from shaketable.estimators import fit, repeated_splits
 
-    frame, recipes = _zoo(zoo, margins, data_root, device)
-    frame = _trained(frame, train_error)
+    every, recipes = _zoo(zoo, margins, data_root, device)
+    frame = _trained(every, train_error)
     measures = _measures(only, margins)
     arguments: dict[str, Any] = {"target": target, "interval": interval, "coverage": coverage, "seed": seed}
     found = fit(frame, measures, model, **arguments, recipes=recipes, command=command_typed())
@@ -89,13 +89,19 @@ def fit_(
     answer: dict[str, Any] = {
         "estimator": str(path),
         "networks": found.networks,
-        "left_out": found.provenance["left_out"],
+        "left_out": every["network"].n_unique() - found.networks,
         "error": found.regression.error,
         "splits": summary,
     }
     answer["figures"] = [str(file) for file in _write_figures(splits, target, figures)] if figures else []
     finish(
-        answer, [*_told(found, summary), f"estimator: {path}", *(f"figure: {one}" for one in answer["figures"])], json
+        answer,
+        [
+            *_told(found, answer["left_out"], summary),
+            f"estimator: {path}",
+            *(f"figure: {one}" for one in answer["figures"]),
+        ],
+        json,
     )
 
 
@@ -203,7 +209,7 @@ def _measures(only: list[str] | None, margins: bool) -> list[str]:
     return [*(only or ([] if margins else ["zeta", "kappa"])), *(MARGINS if margins else ())]
 
 
-def _told(found: "Estimator", summary: "Mapping[str, float | None]") -> list[object]:
+def _told(found: "Estimator", left_out: int, summary: "Mapping[str, float | None]") -> list[object]:
     """What a person reads about an estimator."""
     from shaketable.estimators.models import Linear
 
@@ -214,7 +220,7 @@ def _told(found: "Estimator", summary: "Mapping[str, float | None]") -> list[obj
         terms = [table(("measure", "coefficient"), [(name, f"{value:.5g}") for name, value in rows])]
     pearson = "–" if summary["pearson"] is None else f"{summary['pearson']:.3f}"
     said = (
-        f"Fitted on {found.networks} networks ({found.provenance['left_out']} left out), gaps from {found.provenance['lowest']:.3f} to "
+        f"Fitted on {found.networks} networks ({left_out} left out), gaps from {found.provenance['lowest']:.3f} to "
         f"{found.provenance['highest']:.3f}. On networks that it had not seen its error is {found.regression.error:.4f} (root mean "
         f"square). Tried on splits of 0.9 and 0.1: Pearson {pearson} on the networks of the fit; the sum of squared residuals of the "
         f"others is {summary['ssr']:.4f} on average and {summary['largest_ssr']:.4f} at most; intervals of {found.coverage:.0%} held "
