@@ -8,7 +8,7 @@ from tests.engine import zoo
 from torch import Tensor, nn
 
 from shaketable.data import Data
-from shaketable.engine import Combination, Engine, Variant
+from shaketable.engine import Combination, Engine, Variant, decide
 from shaketable.engine.fused import Fused
 from shaketable.engine.kernels import KERNELS, Geometry, product
 from shaketable.forward import forward
@@ -219,3 +219,47 @@ def test_the_whole_network_runs_where_a_recorded_pass_for_so_few_variants_costs_
     assert levels.runs_whole({frozenset(first): 1}, {"replay"}, False)
     assert not levels.runs_whole({frozenset(last): 20}, {"replay"}, False)
     assert not levels.runs_whole({frozenset(first): 1}, {"vmap"}, False)
+
+
+def small_network() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 36, 5)).eval()
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("level", ["loop", "replay", "fused"])
+def test_variants_that_are_wanted_on_some_examples_are_decided_there_as_everywhere(level, precision, size):
+    network, inputs = small_network(), torch.randn(50, 3, 8, 8)
+    variants = [*drawn(network, 4, ["0."]), {}, *drawn(network, 3, ["3."]), *drawn(network, 3, ["6."])]
+    data = Data(inputs, torch.arange(50), classes=50)
+    only = torch.rand(len(variants), 50) < 0.3
+    only[2], only[6] = False, True
+    order = torch.randperm(50)
+    truth = decisions(Engine(network, level="loop"), variants, inputs)
+    engine = Engine(network, level=level, precision=precision, batch_size=size, workers=1)  # pyright: ignore
+    expected = [[(int(i), row[i]) for i in order[wanted]] for row, wanted in zip(truth, only, strict=True)]
+
+    def decided(logits: Tensor, labels: Tensor) -> list[tuple[int, int]]:
+        return list(zip(labels.tolist(), logits.argmax(-1).tolist(), strict=True))
+
+    found: list[list[tuple[int, int]]] = [[] for _ in variants]
+    for _, parts in engine.map(variants, data, decided, order, True, 10**8, only):
+        for known, part in zip(found, parts, strict=True):
+            known += part or []
+    assert found == expected
+
+
+def test_the_recorded_pass_of_an_example_serves_all_draws_of_a_question(monkeypatch):
+    network, inputs = small_network(), torch.randn(400, 3, 8, 8)
+    data = Data(inputs, torch.zeros(400, dtype=torch.int64), classes=5)
+    engine, passed = Engine(network, level="fused", precision="bfloat16", workers=1), []
+    base = Fused.base
+    monkeypatch.setattr(Fused, "base", lambda self, given: passed.append(len(given)) or base(self, given))
+    draws = drawn(network, 10, ["3."])
+    decide(engine, [draws], data, 0.5)
+    passed.clear()
+    decision = decide(engine, [draws], data, 1e-9)[0]
+    low = 2  # a graph in bfloat16 starts from that in float32, whose pass is one
+    assert sum(passed) <= low * (decision.examples + 10) < decision.outcomes * low

@@ -267,5 +267,7 @@ def test_every_family_builds_its_example_and_describes_it_in_plain_values():
 
 @pytest.mark.parametrize("name", [name for family in FAMILIES.values() for name in family.known])
 def test_every_name_that_is_proposed_can_be_built(name):
-    for ending in ("",) if name.startswith(("decoder", "vit", "mixer", "mobilenet", "resnet18k", "linked")) else ("", "-bn"):
+    for ending in (
+        ("",) if name.startswith(("decoder", "vit", "mixer", "mobilenet", "resnet18k", "linked")) else ("", "-bn")
+    ):
         assert parameters(construct(name + ending, shape_for(name), 10)) > 0

@@ -101,9 +101,7 @@ def _foreign_study(source: Source) -> "Study":
     dataset = _dataset(source)
     arguments = pairs(source.network_arg, "--network-arg") or {}
     own = ":" in network
-    made = (
-        own_network(network, arguments) if own else build(network, dataset.input_shape, dataset.classes, **arguments)
-    )
+    made = own_network(network, arguments) if own else build(network, dataset.input_shape, dataset.classes, **arguments)
     return Study(
         made.to(usable_device(source.device)).eval(),
         final=source.final,

@@ -23,15 +23,15 @@ TOGETHER = 32
 class Batch:
     """One batch of examples in the hands of one worker: what the levels give, or from where one fails the loop.
 
-    ``counts`` is how many variants of each layer are wanted.
+    ``counts`` is how many variants of each layer are wanted; a part of one where it is wanted on a part of the batch.
     """
 
     def __init__(
-        self, levels: Levels, worker: Worker, inputs: Inputs, counts: Mapping[Names, int], decisions: bool
+        self, levels: Levels, worker: Worker, inputs: Inputs, counts: Mapping[Names, float], decisions: bool
     ) -> None:
         self._levels, self._worker, self._inputs, self._decisions = levels, worker, inputs, decisions
         self._base: dict[str, Tensor | None] = {}
-        self._used = {self._route(names) for names in counts if names}
+        self._used = {levels.route(names, decisions) for names in counts if names}
         self._runs_whole = levels.runs_whole(counts, self._used, decisions)
 
     def base(self) -> Tensor:
@@ -44,17 +44,28 @@ class Batch:
         return self._levels.looped({}, self._inputs) if exact is None else exact
 
     def logits(
-        self, variants: Sequence[Variant], names: Names, together: int, seen: Sequence[Seen]
+        self,
+        variants: Sequence[Variant],
+        names: Names,
+        together: int,
+        seen: Sequence[Seen],
+        rows: Sequence[Tensor] | None = None,
     ) -> Iterator[Tensor]:
         """Logits of variants of one layer, one after another; vmap takes ``together`` of them at a time.
 
-        ``seen`` is what earlier batches showed of each, and is added to.
+        ``seen`` is what earlier batches showed of each, and is added to. With ``rows``, for layers that :attr:`Levels.picks`,
+        those of each variant on its rows of the batch alone.
         """
         if self._runs_whole:
-            yield from map(self._whole, map(tensors_of_variant, variants))
+            yield from map(self._whole, map(tensors_of_variant, variants), rows or [None] * len(variants))
             return
-        route = self._route(names)
+        route = self._levels.route(names, self._decisions)
         base = self._ready(route) if route in ("fused", "half", "low") else None
+        if rows is not None:
+            for start in range(0, len(variants), TOGETHER):
+                part = slice(start, start + TOGETHER)
+                yield from self._on_rows(variants[part], names, route, seen[part], rows[part])
+            return
         if route in ("fused", "half", "low") and base is None:
             route = "replay"
         if base is not None and route != "fused":  # as many as their logits do not take more than a recorded pass
@@ -65,7 +76,9 @@ class Batch:
             if few:
                 some = [tensors_of_variant(variant) for variant in some]
             if route in ("half", "low"):
-                yield from self._corrected(some, names, route, seen[start : start + step])
+                found = [self._several([variant], route) for variant in some]
+                rough = [None if logits is None else logits[0] for logits in found]
+                yield from self._corrected(some, rough, names, seen[start : start + step])
                 continue
             found = self._several(some, route)
             for number, variant in enumerate(some):
@@ -85,10 +98,6 @@ class Batch:
         if name not in self._base:
             self._base[name] = None if level is None else self._attempt(name, lambda: level.base(self._inputs))
         return self._base[name]
-
-    def _route(self, names: Names) -> str:
-        low = self._levels.low.get(names) if self._decisions else None
-        return low[0] if low else self._levels.routes[names]
 
     def _several(self, some: Sequence[Variant], route: str) -> Tensor | None:
         """Logits [V, N, ...] of some variants by a level, None for the loop."""
@@ -113,27 +122,49 @@ class Batch:
         exact = self._whole(variant, near if rows is None else rows[near])
         return logits.index_copy(0, near, exact.to(logits.dtype))
 
-    def _corrected(self, some: Sequence[Variant], names: Names, route: str, seen: Sequence[Seen]) -> list[Tensor]:
-        """Logits in bfloat16, those replaced that an error as large as any of their variant so far could decide otherwise."""
+    def _on_rows(
+        self, some: Sequence[Variant], names: Names, route: str, seen: Sequence[Seen], rows: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Logits of variants of one layer, each on its rows, by a graph; by the whole network where that fails."""
+        pairs = list(zip(some, rows, strict=True))
+        found = None
+        if self._ready(route) is not None:
+            graph = made(self._worker.low if route == "low" else self._worker.fused)
+            found = self._attempt(route, lambda: [part for few in self._parts(pairs) for part in graph.picked(few)])
+        if found is None:
+            return [self._whole(variant, of) for variant, of in pairs]
+        if route == "low":
+            return self._corrected(some, found, names, seen, rows)
+        return [self._settled(logits, *pair) for logits, pair in zip(found, pairs, strict=True)]
+
+    def _corrected(
+        self,
+        some: Sequence[Variant],
+        found: Sequence[Tensor | None],
+        names: Names,
+        seen: Sequence[Seen],
+        rows: Sequence[Tensor] | None = None,
+    ) -> list[Tensor]:
+        """Logits ``found`` in bfloat16 (on ``rows`` of each, or all), those replaced that an error as large as any of their
+        variant so far could decide otherwise; the loop's where None was found."""
         floor, logits, waiting = self._levels.low[names][1], [], []
-        for number, variant in enumerate(some):
+        for number, (variant, rough) in enumerate(zip(some, found, strict=True)):
             if not seen[number].examples and not is_finite(variant):
                 seen[number].error = inf  # all run again: ReLU in bfloat16 makes 0 of NaN
-            found = self._several([variant], route)
-            logits.append(self._levels.looped(variant, self._inputs) if found is None else found[0])
-            if found is not None:
-                waiting.append((number, found[0], found.new_zeros(found.shape[1], dtype=torch.bool)))
+            logits.append(self._levels.looped(variant, self._inputs) if rough is None else rough)
+            if rough is not None:
+                waiting.append((number, rough, rough.new_zeros(len(rough), dtype=torch.bool)))
         while waiting:
             asked = []
             for number, rough, done in waiting:
                 near = seen[number].near(rough, floor) & ~done
-                rows = near.nonzero().flatten()
-                if len(rows):
-                    asked.append((number, rough, done | near, rows))
-            pairs = [(some[number], rows) for number, _, _, rows in asked]
-            for (number, rough, _, rows), exact in zip(asked, self._exact(pairs, names), strict=True):
-                seen[number].add(exact, rough[rows])
-                logits[number] = logits[number].index_copy(0, rows, exact.to(rough.dtype))
+                places = near.nonzero().flatten()
+                if len(places):
+                    asked.append((number, rough, done | near, places))
+            pairs = [(some[number], places if rows is None else rows[number][places]) for number, _, _, places in asked]
+            for (number, rough, _, places), exact in zip(asked, self._exact(pairs, names), strict=True):
+                seen[number].add(exact, rough[places])
+                logits[number] = logits[number].index_copy(0, places, exact.to(rough.dtype))
             waiting = [(number, rough, done) for number, rough, done, _ in asked]
         return logits
 

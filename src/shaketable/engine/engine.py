@@ -1,6 +1,6 @@
 """The engine: answers for many variants of one network, by the fastest level that gives the plain loop's answers."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from math import nan
@@ -160,6 +160,7 @@ class Engine:
         order: Tensor | None = None,
         decisions: bool = False,
         planned: int | None = None,
+        only: Tensor | None = None,
     ) -> Iterator[tuple[int, list[T]]]:
         """A function of logits and labels for each variant, one batch of examples after another.
 
@@ -170,8 +171,11 @@ class Engine:
             order: indices [K] of the examples to go through; all of them, in their own order, without it.
             decisions: the function uses nothing but which logit is the highest: they may then be rough elsewhere.
             planned: as for :meth:`sums`.
+            only: on which of those examples each variant is wanted, bool [V, K]; on all without it. The recorded pass of an
+                example serves all variants that are wanted on it.
 
-        Returns: pairs of a number of examples and the function's value for each variant.
+        Returns: pairs of a number of examples and the function's value for each variant; None where it is wanted on no
+            example of the batch.
         """
         check(variants, self.params)
         if not isinstance(data, Data):
@@ -187,9 +191,7 @@ class Engine:
         total = len(data) if order is None else len(order)
         if not variants or not total:
             return
-        by_layer: dict[Names, list[int]] = {}
-        for index, variant in enumerate(variants):
-            by_layer.setdefault(frozenset(names_of(variant)), []).append(index)
+        by_layer = _by_layer(variants)
 
         def part(start: int, stop: int) -> tuple[Inputs, Tensor]:
             rows = slice(start, stop) if order is None else order[start:stop]
@@ -218,7 +220,19 @@ class Engine:
                     continue
                 inputs, labels = part(start, stop)
                 try:
-                    answers = self._answers(worker, variants, by_layer, inputs, labels, function, decisions, seen)
+                    found: list[T | None] = [None] * len(variants)
+                    for indices, of, rows in self._groups(
+                        variants, decisions, None if only is None else only[:, start:stop]
+                    ):
+                        some, known = [variants[index] for index in indices], [seen[index] for index in indices]
+                        few = inputs if of is None else map_inputs(lambda tensor, of=of: tensor[of], inputs)
+                        own = labels if of is None else labels[of]
+                        for index, answer in zip(
+                            indices,
+                            self._answers(worker, some, few, own, function, decisions, known, rows),
+                            strict=True,
+                        ):
+                            found[index] = answer
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error) or stop - start == 1:
                         raise
@@ -226,7 +240,7 @@ class Engine:
                     log.warning("memory ran out with %d examples in flight; %d from now on", stop - start, self._limit)
                     pieces.insert(0, (start, stop))
                 else:
-                    done.append((stop - start, answers))
+                    done.append((stop - start, found))
             return done
 
         # a copy cannot stand for what goes to the loop, state of the process is for one thread at a time, and autocast is
@@ -244,30 +258,52 @@ class Engine:
         self,
         worker: Worker,
         variants: Sequence[Variant],
-        by_layer: Mapping[Names, Sequence[int]],
         inputs: Inputs,
         labels: Tensor,
         function: Callable[[Tensor, Tensor], T],
         decisions: bool,
         seen: Sequence[Seen],
+        rows: Sequence[Tensor] | None = None,
     ) -> list[T]:
-        """The function's value for each variant on one batch: base pass, layer, variant."""
-        answers: dict[int, T] = {}
+        """The function's value for each variant on one batch, or on its rows of it: base pass, layer, variant."""
+        by_layer, answers = _by_layer(variants), {}
         together = max(1, self.memory // (3 * self._levels.per_example * len(labels) * len(self._levels.workers)))
         try:
-            counts = {names: len(indices) for names, indices in by_layer.items()}
+            counts = {
+                names: len(indices) if rows is None else sum(len(rows[index]) for index in indices) / len(labels)
+                for names, indices in by_layer.items()
+            }
             batch = Batch(self._levels, worker, inputs, counts, decisions)
             for names, indices in by_layer.items():
                 some = [variants[index] for index in indices]
                 known = [seen[index] for index in indices]
-                found = batch.logits(some, names, together, known) if names else [batch.base()] * len(some)
+                parts = None if rows is None else [rows[index] for index in indices]
+                if names:
+                    found = batch.logits(some, names, together, known, parts)
+                else:
+                    whole = batch.base()
+                    found = [whole] * len(some) if parts is None else [whole[part] for part in parts]
                 for index, logits in zip(indices, found, strict=True):
                     if self._stop.is_set():
                         raise _Stopped
-                    answers[index] = function(logits, labels)
+                    answers[index] = function(logits, labels if rows is None else labels[rows[index]])
         finally:
             worker.clear()
         return [answers[index] for index in range(len(variants))]
+
+    def _groups(self, variants: Sequence[Variant], decisions: bool, only: Tensor | None) -> "list[Group]":
+        """Which variants share a recorded pass where each is wanted ``only`` on some examples of a batch, bool [V, n]."""
+        if only is None:
+            return [(list(range(len(variants))), None, None)]
+        if self._levels.picks(_by_layer(variants), decisions):
+            indices = only.any(1).nonzero().flatten().tolist()
+            return [(indices, None, [only[index].nonzero().flatten() for index in indices])]
+        patterns, kinds = only.unique(dim=0, return_inverse=True)  # other levels carry whole batches
+        return [
+            ((kinds == kind).nonzero().flatten().tolist(), pattern.nonzero().flatten(), None)
+            for kind, pattern in enumerate(patterns)
+            if pattern.any()
+        ]
 
     def _spread(
         self, work: Callable[[Worker, tuple[int, int]], T], spans: Sequence[tuple[int, int]], alone: bool
@@ -317,6 +353,18 @@ class Engine:
 def _version(tensor: Tensor) -> int:
     """How often a tensor was written to."""
     return 0 if tensor.is_inference() else tensor._version
+
+
+Group = tuple[list[int], Tensor | None, list[Tensor] | None]
+"""Numbers of variants, the examples of a batch that they share (all: None), and the rows of each among them (all: None)."""
+
+
+def _by_layer(variants: Sequence[Variant]) -> dict[Names, list[int]]:
+    """The numbers of the variants of each layer."""
+    found: dict[Names, list[int]] = {}
+    for index, variant in enumerate(variants):
+        found.setdefault(frozenset(names_of(variant)), []).append(index)
+    return found
 
 
 class _Stopped(Exception):

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -94,6 +94,18 @@ class Levels:
         """Whether the network uses state that threads would share, as far as was seen."""
         replay = self.workers[0].replay
         return replay is not None and replay.alone
+
+    def route(self, names: Names, decisions: bool) -> str:
+        """Which level carries a layer."""
+        low = self.low.get(names) if decisions else None
+        return low[0] if low else self.routes[names]
+
+    def picks(self, layers: Iterable[Names], decisions: bool) -> bool:
+        """Whether a graph carries all of them, that gives the logits of some rows of a batch."""
+        graph = self.workers[0].fused
+        return bool(graph and graph.picks) and all(
+            self.route(names, decisions) in ("fused", "low") for names in layers if names
+        )
 
     def looped(self, variant: Variant, inputs: Inputs) -> Tensor:
         """The reference: the variant runs the whole network, the user's own modules, on all of the batch."""
@@ -206,7 +218,7 @@ class Levels:
         if kind in kinds:
             self._halve(kind, picks, inputs, truth, slow)
 
-    def runs_whole(self, counts: Mapping[Names, int], routes: set[str], decisions: bool) -> bool:
+    def runs_whole(self, counts: Mapping[Names, float], routes: set[str], decisions: bool) -> bool:
         """Whether so few variants are wanted that the whole network for each costs less than a recorded pass, and what follows
         each change."""
         if self.asked != "auto" or not self.replays or (decisions and self.precision == "bfloat16"):

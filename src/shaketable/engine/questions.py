@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -65,6 +66,7 @@ def decide(
     failure: float = 1e-4,
     exact: bool = False,
     seed: int = 0,
+    rounds: int = 1,
 ) -> list[Decision]:
     r"""Whether the mean over all examples, and all draws of a variant, is at most a bound; for each question.
 
@@ -83,6 +85,7 @@ def decide(
         failure: the probability that any of these answers is wrong, split evenly over the questions.
         exact: only certain answers.
         seed: of the order.
+        rounds: how many times as many questions will follow: levels that cost seconds to set up are tried where that pays.
 
     Returns: a :class:`Decision` each.
 
@@ -112,16 +115,32 @@ def decide(
     count = len(questions[0])
     asked = [_Question(counted * count, bound, quantity, share, exact or tokens) for _ in questions]
     live = list(range(len(questions)))
-    for draw, indices, last in _looks(len(data), count, seed):
-        variants = [questions[q][draw] for q in live]
-        for _, found in engine.map(variants, data, asked[0].measure, indices, quantity == "error", len(data)):
-            for q, outcome in zip(live, found, strict=True):
+    for pairs in _looks(len(data), count, seed):
+        draw_of, examples, at = pairs % count, pairs // count, torch.arange(len(pairs))
+        if count > 1:  # the draws of an example share its recorded pass
+            examples, at = examples.unique(return_inverse=True)
+        wanted = torch.zeros(count, len(examples), dtype=torch.bool)
+        wanted[draw_of, at] = True
+        present = wanted.any(1).nonzero().flatten().tolist()
+        variants = [questions[q][draw] for q in live for draw in present]
+        only = wanted[present].repeat(len(live), 1) if count > 1 else None
+        planned = max(1, rounds * len(data) // len(present))
+        outcomes: list[list[Sums | Tensor]] = [[] for _ in variants]
+        for _, found in engine.map(variants, data, asked[0].measure, examples, quantity == "error", planned, only):
+            for known, outcome in zip(outcomes, found, strict=True):
+                known += [] if outcome is None else [outcome]
+        for number, q in enumerate(live):
+            own = outcomes[number * len(present) : (number + 1) * len(present)]
+            if callable(quantity):  # in the random order of the pairs: what is bet on one may rest on those before it
+                grid = torch.empty(wanted.shape, dtype=torch.float64)
+                for draw, parts in zip(present, own, strict=True):
+                    grid[draw, wanted[draw]] = torch.cat([part for part in parts if isinstance(part, Tensor)]).to(grid)
+                own = [[grid[draw_of, at]]]
+            for outcome in chain.from_iterable(own):
                 asked[q].take(outcome)
-        for q in live:
-            asked[q].used.append(indices)
-            asked[q].draws.add(draw)
-        if last:
-            live = [q for q in live if not asked[q].settle()]
+            asked[q].used.append(examples)
+            asked[q].draws.update(present)
+        live = [q for q in live if not asked[q].settle()]
         if not live:
             break
     return [question.decision() for question in asked]
@@ -163,7 +182,7 @@ def errors(
     wrong, not_finite = [0] * len(variants), [0] * len(variants)
     done: dict[int, Estimate] = {}
     live = list(range(len(variants)))
-    for _, indices, _ in _looks(total, 1, seed):
+    for indices in _looks(total, 1, seed):
         for _, found in engine.map([variants[v] for v in live], data, error_sums, indices, True, total // PLANNED):
             for v, sums in zip(live, found, strict=True):
                 wrong[v] += sums.errors
@@ -196,17 +215,13 @@ def check_precision(precision: float, data: Data) -> None:
         raise InputError("precision needs one label an example; leave it out for a language model.")
 
 
-def _looks(examples: int, draws: int, seed: int) -> Iterator[tuple[int, Tensor, bool]]:
-    """Pairs of an example and a draw in random order: (draw, indices of examples, whether to look after them)."""
-    total = examples * draws
-    order = torch.randperm(total, generator=generator_from(seed, "order of examples"))
+def _looks(examples: int, draws: int, seed: int) -> Iterator[Tensor]:
+    """Pairs of an example and a draw in random order, ``example * draws + draw``: those before each look."""
+    order = torch.randperm(examples * draws, generator=generator_from(seed, "order of examples"))
     start = 0
-    while start < total:
+    while start < len(order):
         step = max(FIRST, 32 * draws, math.ceil(GROWTH * start))
-        pairs = order[start : start + step]
-        present = (pairs % draws).unique().tolist()
-        for draw in present:
-            yield draw, pairs[pairs % draws == draw] // draws, draw == present[-1]
+        yield order[start : start + step]
         start += step
 
 

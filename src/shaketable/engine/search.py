@@ -19,6 +19,8 @@ Search = Generator[Point, bool, "Found"]
 """Yields a point to test, is sent whether the condition holds there, and returns what it found."""
 Key = TypeVar("Key", bound=Hashable)
 Answers = Callable[[], list[Decision]]
+ROUNDS = 16
+"""Questions that a search goes on to ask, at least as many as are worth the setting up of a level."""
 
 
 @dataclass(frozen=True)
@@ -240,6 +242,7 @@ def run(
                 failure=share(failure, number),
                 exact=exact,
                 seed=seed_from(seed, "round", number),
+                rounds=ROUNDS,
             )
 
         answers = remember(number, ask)
