@@ -169,7 +169,10 @@ def test_another_number_of_measures_is_refused(made):
         ),
         (lambda text: text.replace('"measure": "zeta"', '"measure": "magic"'), "needs the measure 'magic'"),
         (lambda text: text.replace('"version": ', '"version": 9', 1), r"fitted on version 9\d* of zeta"),
-        (lambda text: text.replace('"intercept": ', '"intercept": NaN, "was": ', 1), "cannot be read .it holds NaN."),
+        (
+            lambda text: text.replace('"intercept": ', '"intercept": NaN, "was": ', 1),
+            "cannot be read .JSON is malformed",
+        ),
         (lambda text: text.replace('"residuals"', '"rest"'), "this estimator is damaged"),
         (
             lambda text: text.replace('"part": [', '"part": [99, '),
@@ -186,6 +189,56 @@ def test_a_file_that_is_no_estimator_of_this_version_is_refused_in_one_sentence(
     path.write_text(change(path.read_text()))
     with pytest.raises(InputError, match=message):
         Estimator.load(path)
+
+
+TREE = ("regression", "whole", "trees", 0)
+
+
+@pytest.fixture(scope="module")
+def kept(made, tmp_path_factory):
+    """What the file of an estimator of trees holds."""
+    path = fit(made, model="boosting").save(tmp_path_factory.mktemp("kept") / "gap.json")
+    return path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("target",), "magic"),
+        (("networks",), "many"),
+        (("coverage",), 1.5),
+        (("covers", "data"), 1),
+        (("covers", "architectures"), [None]),
+        (("provenance",), {}),
+        (("provenance", "lowest"), None),
+        (("features", 0, "measure"), ["zeta"]),
+        (("features", 0, "arguments"), 3),
+        (("features", 0, "high"), "1"),
+        (("regression", "model"), "forest"),
+        (("regression", "interval"), None),
+        (("regression", "residuals", 0), 10**400),
+        (("regression", "residuals", 0), 1e300),
+        (("regression", "extra"), 1),
+        ((*TREE, "feature", 0), 2),
+        ((*TREE, "feature", 0), -2),
+        ((*TREE, "value"), [0.0]),
+    ],
+)
+def test_a_file_with_a_value_of_a_wrong_kind_is_refused_when_it_is_read(kept, tmp_path, place, value):
+    values = where = json.loads(kept)
+    for step in place[:-1]:
+        where = where[step]
+    where[place[-1]] = value
+    (tmp_path / "gap.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match="this estimator is damaged"):
+        Estimator.load(tmp_path / "gap.json")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"kind": 1e999}', "\x00"])
+def test_a_file_that_is_no_sound_json_cannot_be_read(tmp_path, text):
+    (tmp_path / "gap.json").write_text(text)
+    with pytest.raises(InputError, match="cannot be read"):
+        Estimator.load(tmp_path / "gap.json")
 
 
 def test_a_tree_that_leads_back_is_refused_and_not_followed(made, tmp_path):

@@ -1,11 +1,13 @@
 """The estimator: regressions fitted on a zoo, with all that an interval needs, in one JSON file."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
 import numpy as np
 import polars as pl
 
@@ -21,7 +23,7 @@ from shaketable.estimators.features import (
     data_set,
     values_of,
 )
-from shaketable.estimators.models import Model
+from shaketable.estimators.models import Model, typed
 from shaketable.estimators.regression import Interval, Regression, regression
 from shaketable.files import write_text
 from shaketable.probes.stored import facts_of
@@ -115,6 +117,14 @@ class Estimator:
                 said.append(f"The zoo had no network of the {what} {of(known)}; it had {', '.join(has)}.")
         return said
 
+    def _check(self) -> None:
+        """Raise where numbers are of the right types and make no estimate, or none that a report can tell of."""
+        self.predict(np.array([[one.low for one in self.features]]))
+        if self.target not in TARGETS or not math.isfinite(self.regression.error):
+            raise ValueError(f"the error of {self.target!r} is {self.regression.error}")
+        if not all(isinstance(self.provenance.get(end), float) for end in ("lowest", "highest")):
+            raise ValueError("the range of the target is not told")
+
     def save(self, path: str | Path) -> Path:
         """Write it as one JSON file."""
         path = Path(path).expanduser()
@@ -131,9 +141,9 @@ class Estimator:
         """
         path = Path(path).expanduser()
         try:
-            values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+            values = msgspec.json.decode(path.read_bytes())
             kind, schema = values.pop("kind"), values.pop("schema")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, msgspec.DecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
                 f"{path}: this estimator cannot be read ({error}); make one with `shaketable zoo fit`."
             ) from error
@@ -143,11 +153,17 @@ class Estimator:
                 "`shaketable zoo fit`."
             )
         try:
-            values["features"] = tuple(Feature(**one) for one in values["features"])
-            values["regression"] = Regression.of(values["regression"])
-            found = cls(**values)
-            found.predict(np.array([[one.low for one in found.features]]))
-        except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
+            found = typed(cls, values, regression=Regression.of(values["regression"], len(values["features"])))
+            found._check()
+        except (
+            InputError,
+            msgspec.DecodeError,
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            OverflowError,
+        ) as error:
             raise InputError(
                 f"{path}: this estimator is damaged ({error}); fit it anew with `shaketable zoo fit`."
             ) from error
@@ -231,7 +247,3 @@ def _out_of_range(table: pl.DataFrame) -> list[str]:
         f"{one['high']:.4g}."
         for one in outside
     ]
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"it holds {name}")

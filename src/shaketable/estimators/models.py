@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_type_hints
 
+import msgspec
 import numpy as np
 
 from shaketable.errors import InputError
 
+T = TypeVar("T")
 Model = Literal["linear", "ridge", "boosting"]
 PENALTIES = np.logspace(-4, 4, 33)
 """From which ridge regression chooses, on columns of variance 1."""
@@ -156,15 +158,25 @@ MODELS: dict[str, Callable[[np.ndarray, np.ndarray, int], Fitted]] = {
 }
 
 
-def of_plain(values: Mapping[str, Any]) -> Fitted:
-    """What ``dataclasses.asdict`` made of a fitted model, from JSON."""
+def typed(kind: type[T], values: Mapping[str, Any], **made: Any) -> T:
+    """A dataclass from plain values, each strictly of the type of its field; ``made`` are fields that are there already."""
+    hints = get_type_hints(kind)
+    return kind(
+        **{name: msgspec.convert(value, hints[name]) for name, value in values.items() if name not in made} | made
+    )
+
+
+def of_plain(values: Mapping[str, Any], columns: int) -> Fitted:
+    """What ``dataclasses.asdict`` made of a model that was fitted on so many columns, from JSON."""
     if "coefficients" in values:
-        return Linear(tuple(map(float, values["coefficients"])), float(values["intercept"]))
-    trees = tuple(Tree(**{name: tuple(column) for name, column in one.items()}) for one in values["trees"])
-    for tree in trees:
-        children = zip(tree.left, tree.right, strict=True)
-        if any(
-            child != -1 and not node < child < len(tree.value) for node, pair in enumerate(children) for child in pair
-        ):
-            raise ValueError("a tree leads nowhere")
-    return Boosted(float(values["baseline"]), float(values["rate"]), trees)
+        found = typed(Linear, values)
+        if len(found.coefficients) != columns:
+            raise ValueError(f"{len(found.coefficients)} coefficients of {columns} measures")
+        return found
+    found = typed(Boosted, values)
+    for tree in found.trees:
+        for node, (feature, _, *children, _) in enumerate(zip(*vars(tree).values(), strict=True)):
+            forward = feature >= 0 and all(node < child < len(tree.value) for child in children)
+            if not -2 <= feature < columns or not (forward or children == [-1, -1]):
+                raise ValueError("a tree leads nowhere")
+    return found

@@ -9,7 +9,7 @@ import numpy as np
 
 from shaketable.errors import InputError
 from shaketable.estimators.intervals import plus_interval, split_interval
-from shaketable.estimators.models import Fitted, Model, fitted, of_plain
+from shaketable.estimators.models import Fitted, Model, fitted, of_plain, typed
 from shaketable.identity import seed_from
 from shaketable.probes.stored import check_whole
 
@@ -56,11 +56,10 @@ class Regression:
         return np.column_stack([estimates, np.array(ends).reshape(-1, 2)])
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Self:
-        """What ``dataclasses.asdict`` made of one, from JSON."""
-        parts = tuple(map(of_plain, values["parts"]))
-        rest = {name: tuple(values[name]) for name in ("part", "residuals")}
-        found = cls(**{**values, "whole": of_plain(values["whole"]), "parts": parts, **rest})
+    def of(cls, values: Mapping[str, Any], columns: int) -> Self:
+        """What ``dataclasses.asdict`` made of one on so many columns, from JSON."""
+        parts = tuple(of_plain(one, columns) for one in values["parts"])
+        found = typed(cls, values, whole=of_plain(values["whole"], columns), parts=parts)
         if len(found.part) != len(found.residuals) or not set(found.part) <= set(range(len(parts))):
             raise ValueError("residuals and regressions do not belong together")
         return found
