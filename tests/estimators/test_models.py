@@ -40,6 +40,25 @@ def test_ridge_estimates_as_scikit_learn_does_on_scaled_columns(data):
     np.testing.assert_allclose(fitted("ridge", x, y).predict(new), expected, rtol=1e-9)
 
 
+def test_ridge_takes_the_penalty_of_least_error_on_networks_left_out_one_by_one():
+    generator = np.random.default_rng(0)
+    for columns in (1, 3, 6) * 4:
+        x, y = generator.normal(size=(12, columns)), generator.normal(size=12) + 5
+        scaled = (x - x.mean(0)) / x.std(0)
+
+        def fit(z, t, penalty):
+            middle = z - z.mean(0)
+            weights = np.linalg.solve(middle.T @ middle + penalty * np.eye(z.shape[1]), middle.T @ (t - t.mean()))
+            return lambda new: t.mean() + (new - z.mean(0)) @ weights
+
+        def error(penalty, z=scaled, t=y, fit=fit):
+            rest = [np.arange(len(t)) != place for place in range(len(t))]
+            return sum((fit(z[kept], t[kept], penalty)(z[~kept])[0] - t[~kept][0]) ** 2 for kept in rest)
+
+        best = fit(scaled, y, min(PENALTIES, key=error))
+        np.testing.assert_allclose(fitted("ridge", x, y).predict(x), best(scaled), rtol=1e-9)
+
+
 def test_boosting_estimates_as_scikit_learn_does_though_it_is_made_of_plain_numbers(data):
     x, y, new = data
     expected = GradientBoostingRegressor(**BOOSTING, random_state=3).fit(x, y).predict(new)

@@ -125,7 +125,7 @@ def _ridge(x: np.ndarray, y: np.ndarray, seed: int) -> Linear:
     from sklearn.linear_model import RidgeCV
 
     scaled, centre, spread = _scaled(x)
-    found = RidgeCV(alphas=PENALTIES, fit_intercept=False).fit(scaled, y - y.mean())
+    found = RidgeCV(alphas=PENALTIES).fit(scaled, y)  # leaves out of the mean what it leaves out
     return _unscaled(np.asarray(found.coef_), centre, spread, y)
 
 
