@@ -61,7 +61,6 @@ class Setting:
     plan: Plan
     measures: tuple[str, ...]
     arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    together: int = 1
 
 
 def _axes(
@@ -84,9 +83,7 @@ def _every(left_out: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 SETTINGS = {
-    "small": Setting(
-        Plan.grid(SMALL, _axes([2, 3], [16, 32], [0.0, 0.005], ["flip"])), _every(TOO_SLOW), ARGUMENTS, together=8
-    ),
+    "small": Setting(Plan.grid(SMALL, _axes([2, 3], [16, 32], [0.0, 0.005], ["flip"])), _every(TOO_SLOW), ARGUMENTS),
     "full": Setting(
         Plan.grid(FULL, _axes([2, 3, 4], [192, 288, 384], [0.0, 0.001, 0.005], ["pad-crop:4", "flip"])),
         _every(),
@@ -100,7 +97,7 @@ def study(setting: Setting, chosen: Options) -> None:
     folder, steps = chosen.runs / f"prunability-{chosen.setting}", chosen.only or STEPS
     where: dict[str, Any] = {"data_root": chosen.data_root, "device": chosen.device}
     if "train" in steps:
-        run(setting.plan, folder, together=setting.together, **where)
+        run(setting.plan, folder, **where)
     if "measure" in steps:
         with_margins(measure(folder, setting.measures, setting.arguments, **where), **where)
     if "rank" in steps:

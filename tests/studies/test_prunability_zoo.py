@@ -66,7 +66,7 @@ def test_a_toy_runs_from_training_to_tables_and_figures(tmp_path):
     )
     axes = {"blocks": [2, 3], "channels": [12, 16], "network_args.dropout": [0.0, 0.2], "seed": [0, 1, 2]}
     names = ("prunability", "training_loss", "sum_of_training_losses", "number_of_parameters")
-    setting = prunability_zoo.Setting(Plan.grid(base, axes), names, prunability_zoo.RUNNING, together=3)
+    setting = prunability_zoo.Setting(Plan.grid(base, axes), names, prunability_zoo.RUNNING)
     chosen = Options("small", None, tmp_path / "out", tmp_path / "runs", "cpu", "a toy")
     prunability_zoo.study(setting, chosen)
     out = tmp_path / "out"
