@@ -113,6 +113,7 @@ def test_a_network_from_files_is_estimated_and_said_to_be_of_an_unknown_architec
         (("--only", "training_loss", "--coverage", "0.99"), "12 networks are too few for an interval of coverage 0.99"),
         (("--only", "training_loss", "--coverage", "2"), "give a share between 0 and 1"),
         (("--only", "training_loss", "--train-error", "0"), "no network of this zoo has a training error of at most 0"),
+        (("--only", "training_loss", "--train-error", "nan"), "--train-error nan: give a share from 0 to 1"),
         (("--only", "training_loss", "--repeats", "0"), "repeats must be at least 1"),
     ],
 )
@@ -122,6 +123,50 @@ def test_what_cannot_be_fitted_is_one_sentence(made, tmp_path, capsys, arguments
     assert message in err
     assert err.count("\n") == 1
     assert not out
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence_before_anything_is_fitted(made, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for arguments, message in (
+        (("--out", tmp_path), f"--out {tmp_path}: is a folder"),
+        (("--out", tmp_path / "file" / "gap.json"), f"{tmp_path / 'file'}: is a file"),
+        (("--out", tmp_path / "gap.json", "--figures", tmp_path / "file"), f"{tmp_path / 'file'}: is a file"),
+    ):
+        code, out, err = call("zoo", "fit", made.path, *PLAIN, *arguments, capsys=capsys)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert message in err
+    assert not (tmp_path / "gap.json").exists()
+
+
+def test_a_table_without_its_columns_is_one_sentence(made, tmp_path, capsys):
+    for column in ("measure", "train_error"):
+        made.table().drop(column).write_parquet(tmp_path / "table.parquet")
+        arguments = (tmp_path / "table.parquet", *PLAIN, "--margins", "--out", tmp_path / "gap.json")
+        code, _, err = call("zoo", "fit", *arguments, capsys=capsys)
+        assert code == 2
+        assert f"this table has no column '{column}'" in err
+
+
+def test_the_file_of_an_estimator_may_be_in_the_home_folder(made, gap, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run = made.runs / made.plan.networks[0].name
+    code, _, err = call("estimate", run, "--with=~/gap.json", "--out", tmp_path, capsys=capsys)
+    assert code == 0, err
+
+
+def test_a_coverage_is_told_as_it_is_and_the_target_by_its_name(made, tmp_path, capsys):
+    arguments = ("--only", "training_loss", "--target", "test_error", "--coverage", "0.475")
+    code, out, _ = call("zoo", "fit", made.path, *arguments, "--out", tmp_path / "x.json", capsys=capsys)
+    said = " ".join(out.split())
+    assert code == 0
+    assert "test error from 0." in said
+    assert "intervals of 47.5% held" in said
+    run = made.runs / made.plan.networks[0].name
+    said = call("estimate", run, "--with", tmp_path / "x.json", "--out", tmp_path, capsys=capsys)[1]
+    said = " ".join(said.split())
+    assert "for 47.5% of networks like those" in said
+    assert "trained networks of known test error" in said
+    assert "about 47.5% lie within, and never less than 0% on average" in said
 
 
 def test_fewer_networks_than_coefficients_and_a_single_gap_are_one_sentence_each(made, tmp_path, capsys):

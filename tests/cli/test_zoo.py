@@ -45,6 +45,17 @@ def test_a_plan_is_run_measured_and_ranked_and_each_command_says_what_it_did(pla
     assert (tmp_path / "again" / "ranking.parquet").is_file()
 
 
+def test_what_could_not_be_measured_is_told_with_its_reason(plan, tmp_path, capsys):
+    folder = tmp_path / "zoo"
+    call("zoo", "run", plan, "--out", folder, capsys=capsys)
+    command = ["zoo", "measure", folder, "--only", "prunability", "--arg", "prunability.beta=-1"]
+    code, out, _ = call(*command, "--json", capsys=capsys)
+    assert (code, answer(out)["not_measured"]) == (0, 4)
+    assert answer(out)["lacking"] == {"prunability": {"beta=-1: give a tolerance from 0": 4}}
+    _, out, _ = call(*command, capsys=capsys)
+    assert "not measured: prunability, 4 times: beta=-1: give a tolerance from 0" in out
+
+
 def test_a_plan_of_one_network_is_trained_and_cannot_be_ranked(tmp_path, capsys):
     (tmp_path / "plan.toml").write_text(PLAN.replace("[2, 3]", "[2]").replace("[0, 1]", "[0]"))
     folder = tmp_path / "zoo"

@@ -160,6 +160,23 @@ def test_numbers_out_of_their_range_are_refused(call, message):
         call(small())
 
 
+def test_a_flat_loss_has_eigenvalues_of_0_also_where_lanczos_would_look_for_them():
+    network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    still = {name: torch.zeros_like(tensor) for name, tensor in state(network).items()}
+    study = Study(network, final=still, train=(torch.eye(6), [0, 1, 2, 0, 1, 2]))
+    assert m.hessian_largest_eigenvalue(study).value == 0
+    assert hessian_spectrum(study, 3)["eigenvalue"].to_list() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["hessian_largest_eigenvalue", "effective_dimensionality", "hessian_trace"])
+def test_logits_that_are_not_finite_make_a_row_with_its_reason(name):
+    network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    large = {name: torch.full_like(tensor, 1e30) for name, tensor in state(network).items()}
+    row = m.measurements(Study(network, final=large, train=(torch.eye(6), [0, 1, 2, 0, 1, 2])), name).row(0, named=True)
+    assert (row["value"], row["status"]) == (None, "failed")
+    assert "logits" in row["reason"]
+
+
 def test_vmap_agrees_with_one_example_after_another():
     study = small()
     objective = Objective(study, "all")

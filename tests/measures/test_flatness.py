@@ -10,6 +10,7 @@ from torch import nn
 from torch.distributions import Normal
 
 from shaketable import measures as m
+from shaketable.errors import InputError
 from shaketable.evaluate import evaluate
 from shaketable.measures.flatness import SIGMAS, VARIANCES
 from shaketable.study import Study
@@ -106,6 +107,21 @@ def test_the_ends_of_the_grid_are_told():
     none = m.pac_bayes_flatness(threshold(), sigmas=[100.0, 200.0])
     assert (none.value, none.status) == (None, "infeasible")
     assert len(SIGMAS) == 201
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"sigmas": [0.0, 0.1]}, "above 0"),
+        ({"sigmas": []}, "above 0"),
+        ({"draws": 0}, "draws must be at least 1"),
+        ({"drop": math.nan}, "drop=nan"),
+        ({"drop": -0.1}, "drop=-0.1"),
+    ],
+)
+def test_numbers_out_of_their_range_are_refused(arguments, said):
+    with pytest.raises(InputError, match=said):
+        m.pac_bayes_flatness(threshold(), **arguments)
 
 
 def test_measures_of_pruning_are_those_of_the_probe():

@@ -68,6 +68,7 @@ def test_a_number_that_is_none_is_a_reason_not_a_nan(value):
     found = from_value(value)
     assert (found.value, found.log_value, found.status) == (None, None, "failed")
     assert str(value) in str(found.reason)
+    assert from_value(value, reason="what is known of it").reason == found.reason
 
 
 def test_a_table_has_a_row_a_measure_in_the_order_asked_for_with_decimal_logarithms(study):

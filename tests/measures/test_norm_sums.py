@@ -72,6 +72,32 @@ def test_the_margin_is_the_one_that_a_tenth_falls_short_of():
     assert m.inverse_margin(study, quantile=0.5).value == pytest.approx(0.01)
 
 
+def test_examples_whose_logits_are_not_finite_do_not_count_as_the_best_margins():
+    network = nn.Linear(1, 2, bias=False).eval()
+    inputs = torch.tensor([[1.0]] * 18 + [[1e39 / 10]] * 2)  # 1e38: its logits are beyond float32
+    study = Study(network, final={"weight": torch.tensor([[10.0], [0.0]])}, train=(inputs, [0] * 20))
+    for measure in (m.inverse_margin, m.frobenius_norms_over_margin):
+        found = measure(study)
+        assert (found.value, found.status) == (None, "unavailable")
+        assert "2 training examples have no finite margin" in str(found.reason)
+
+
+def test_a_layer_that_is_zero_has_no_stable_rank_and_is_named():
+    study = chain(2.0, 0.0)
+    found = m.sum_of_stable_ranks(study)
+    assert (found.value, found.status) == (None, "unavailable")
+    assert "layer '1' is zero" in str(found.reason)
+
+
+def test_a_margin_without_a_slope_says_of_how_many_examples():
+    network = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2, bias=False)).eval()
+    final = {"0.weight": torch.eye(2), "0.bias": torch.zeros(2), "2.weight": torch.eye(2)}
+    inputs = torch.tensor([[1.0, 0.5], [0.5, 1.0], [-1.0, -1.0]])  # the last one reaches no unit
+    found = m.normalised_margin(Study(network, final=final, train=(inputs, [0, 1, 0])))
+    assert found.status == "unavailable"
+    assert "1 of 3 examples have no finite margin: the slope of their logits is 0" in str(found.reason)
+
+
 def test_the_path_norm_is_the_sum_over_paths_by_hand():
     network = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1, bias=False)).eval()
     final = {"0.weight": torch.tensor([[1.0, -2], [3, 0]]), "0.bias": torch.tensor([0.5, -1])}

@@ -110,3 +110,9 @@ def test_a_group_below_zero_is_fitted_on_and_not_judged():
 def test_groups_that_leave_nothing_to_predict_or_to_fit_on_are_one_clear_error(groups, said):
     with pytest.raises(InputError, match=said):
         unseen_r2([1, 2, 3], [1, 2, 4], groups)
+
+
+@pytest.mark.parametrize("statistic", [r2, cross_validated_r2, standardised_coefficients])
+def test_a_column_without_numbers_is_one_clear_error(statistic):
+    with pytest.raises(InputError, match="x has 0 rows and y has 3 numbers"):
+        statistic([], [1, 2, 3])

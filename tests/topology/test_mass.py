@@ -115,9 +115,30 @@ def test_the_links_for_a_density_are_the_nearest_there_are():
         links_for_density(9, 32, 1.2)
 
 
-def test_no_cell_is_one_clear_error():
-    with pytest.raises(InputError, match="at least one cell"):
-        topology([])
+def test_links_beyond_any_machine_number_are_capped_too():
+    assert topology([Cell(4, 3, 10**30)]).nn_mass == 12.0
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: topology([]), "at least one cell"),
+        (lambda: topology([Cell(4, 2, 3)], (3, 32)), r"linked-4x2t3 takes images \[channels, height, width\]"),
+        (lambda: topology([Cell(4, 2, 3)], (3, 0, 32)), "whole numbers above 0"),
+        (lambda: topology([Cell(4, 2, 3)], (-3,), mlp=True), "linked-mlp-4x2t3: the input shape"),
+        (lambda: topology([Cell(4, 2, 3)], classes=0), "classes must be a whole number of at least 2"),
+        (lambda: Cell(10**9, 2, 3), "a cell's depth is 1000000000; give at most 1,000,000"),
+        (lambda: long_range_sources(4, -2, 3), "width=-2: give whole numbers from 1"),
+        (lambda: long_range_sources([4.7], 2, 3), r"depth=\[4.7\]: give whole numbers"),
+        (lambda: long_range_sources(4, 2, [1, -3]), r"links=\[1, -3\]: give whole numbers from 0"),
+        (lambda: links_for_density(4.5, 2, 0.1), "a cell's depth is 4.5"),  # pyright: ignore
+        (lambda: channel_graph(Cell(4, 2, 3), ((), ())), "those of the cell 4x2t3 have"),
+        (lambda: channel_graph(Cell(3, 2, 1), ((), (), ((1, 0),))), "not all from channels of layers up to 0"),
+    ],
+)
+def test_what_is_no_design_is_one_clear_error(make, said):
+    with pytest.raises(InputError, match=said):
+        make()
 
 
 def test_mass_is_that_of_the_built_networks_links():

@@ -23,6 +23,7 @@ from shaketable.measures.measure import measure as decorated
 from shaketable.study import Study
 from shaketable.training import train_together
 from shaketable.zoo import Plan, Zoo
+from shaketable.zoo.plan import Entry
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,6 +99,21 @@ def test_a_network_that_fails_is_recorded_with_its_reason_while_the_rest_goes_on
     (made.folder(plan.networks[1].name) / "record.json").unlink()
     zoo.run(plan, tmp_path)
     assert made.record(plan.networks[1].name) == record
+
+
+def test_networks_of_a_plan_may_have_hyperparameters_of_their_own(tmp_path):
+    first, second = (entry.recipe for entry in tiny((2,), (0, 1)).networks)
+    plan = Plan((Entry(first, {"width": 2}), Entry(second, {"seed": 1})))
+    assert zoo.run(plan, tmp_path).table().select("hp_width", "hp_seed").rows() == [(2, None), (None, 1)]
+
+
+def test_a_damaged_plan_and_a_file_in_the_place_of_the_folder_are_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file: is a file, and a zoo needs a folder"):
+        zoo.run(tiny(), tmp_path / "file")
+    (tmp_path / "plan.json").write_text('{"schema": 1}')
+    with pytest.raises(InputError, match=r"plan.json: is damaged \(no 'networks'\); delete it"):
+        zoo.measure(tmp_path)
 
 
 def test_a_measure_that_fails_in_a_way_of_its_own_or_gives_nan_is_a_row_with_the_reason(tmp_path, monkeypatch):

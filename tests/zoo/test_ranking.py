@@ -104,6 +104,7 @@ def test_values_beyond_a_floats_range_and_zero_are_ranked_by_their_logarithms():
     row = rank(table.with_columns(logs)).table.row(0, named=True)
     assert row["logarithm"]
     assert (row["networks"], row["adjusted_r2"]) == (12, None)
+    assert "infinite" in row["reason"]
     assert row["tau"] > 0.5
 
 
@@ -124,6 +125,11 @@ def test_hyperparameters_that_some_networks_lack_are_compared_as_text():
     assert set(rank(table).axes["axis"]) == {"width", "weight_decay"}
 
 
+def test_a_table_whose_measure_nobody_has_is_ranked_as_unavailable():
+    row = rank(made(path_norm=lambda *_: None)).table.row(0, named=True)
+    assert (row["status"], row["networks"], row["missing"]) == ("unavailable", 0, 12)
+
+
 def test_information_between_measures_is_there_when_asked_for():
     table = made(path_norm=lambda n, w, d, s, gap: gap, training_loss=lambda n, *_: (n * 7) % 12 * 1.0)
     assert rank(table).relations["information"].null_count() == 2
@@ -140,6 +146,9 @@ def test_information_between_measures_is_there_when_asked_for():
         (lambda t: t.with_columns(gap=pl.lit(float("nan"))), {}, "0 of 12 networks"),
         (lambda t: t.with_columns(measure=pl.lit(None, pl.String)), {}, "no measure to rank"),
         (lambda t: t.drop("gap"), {}, "no column 'gap'"),
+        (lambda t: t.cast({"value": pl.String}), {}, "column 'value' of the table holds String"),
+        (lambda t: t.cast({"gap": pl.String}), {}, "column 'gap' of the table holds String"),
+        (lambda t: t.with_columns(direction=pl.lit("up")), {}, "holds 'up'; use 'lower' or 'higher'"),
         (lambda t: pl.concat([t, t]), {}, "more than one row of measure 'path_norm' for network 'n"),
         (lambda t: t, {"measures": ["path"]}, "no measure 'path'; it has path_norm"),
         (lambda t: t, {"axes": ["depth"]}, "axis 'depth' is no hyper-parameter of this zoo; it has width"),

@@ -79,6 +79,7 @@ def fit_(
     """
     from shaketable.estimators import fit, repeated_splits
 
+    _refuse_places(out, figures)
     every, recipes = _zoo(zoo, margins, data_root, device)
     frame = _trained(every, train_error)
     measures = _measures(only, margins)
@@ -137,18 +138,12 @@ def estimate_(
     from shaketable.probes.stored import identity_of, stored
     from shaketable.report.estimate import estimate_paragraphs
 
-    model = Estimator.load(estimator)
+    model, text = Estimator.load(estimator), estimator.expanduser().read_text(encoding="utf-8")
     study, folder = opened(run, source)
     result = stored(
         Estimate,
         folder / "estimate",
-        lambda: identity_of(
-            study,
-            "estimate",
-            VERSION,
-            {"train": study.data("train")},
-            estimator=digest(estimator.read_text(encoding="utf-8")),
-        ),
+        lambda: identity_of(study, "estimate", VERSION, {"train": study.data("train")}, estimator=digest(text)),
         lambda cells: model.estimate(study, command=command_typed()),
         command_typed(),
     )
@@ -178,6 +173,11 @@ def _zoo(path: Path, margins: bool, data_root: Path | None, device: str) -> "tup
 
     if not path.is_dir():
         frame = read_table(path)
+        for column in ("network", "measure", "train_error"):
+            if column not in frame.columns:
+                raise InputError(
+                    f"{path}: this table has no column {column!r}; give one that `shaketable zoo measure` wrote."
+                )
         if margins and not set(MARGINS) <= set(frame["measure"].drop_nulls()):
             raise InputError(
                 f"{path}: this table has no margins; give the folder of the zoo, so that they can be taken."
@@ -188,12 +188,26 @@ def _zoo(path: Path, margins: bool, data_root: Path | None, device: str) -> "tup
     return frame, {entry.name: entry.recipe for entry in found.plan.networks}
 
 
+def _refuse_places(out: Path, figures: Path | None) -> None:
+    """One error for what cannot be written, before anything is measured."""
+    from shaketable.errors import InputError
+
+    if out.expanduser().is_dir():
+        raise InputError(f"--out {out}: is a folder; give the name of the JSON file to write.")
+    folders = [out.expanduser().absolute().parent, *([figures.absolute()] if figures else [])]
+    for place in (each for folder in folders for each in (folder, *folder.parents)):
+        if place.exists() and not place.is_dir():
+            raise InputError(f"{place}: is a file, and a folder is needed there; give another place.")
+
+
 def _trained(frame: "pl.DataFrame", train_error: float) -> "pl.DataFrame":
     """The networks that learnt their training data well enough."""
     import polars as pl
 
     from shaketable.errors import InputError
 
+    if not 0 <= train_error <= 1:
+        raise InputError(f"--train-error {train_error:g}: give a share from 0 to 1, such as 0.05.")
     kept = frame.filter(pl.col("train_error") <= train_error)
     if kept.is_empty():
         raise InputError(
@@ -212,6 +226,7 @@ def _measures(only: list[str] | None, margins: bool) -> list[str]:
 def _told(found: "Estimator", left_out: int, summary: "Mapping[str, float | None]") -> list[object]:
     """What a person reads about an estimator."""
     from shaketable.estimators.models import Linear
+    from shaketable.report.words import percent
 
     whole, names = found.regression.whole, [feature.measure for feature in found.features]
     terms = []
@@ -220,10 +235,10 @@ def _told(found: "Estimator", left_out: int, summary: "Mapping[str, float | None
         terms = [table(("measure", "coefficient"), [(name, f"{value:.5g}") for name, value in rows])]
     pearson = "–" if summary["pearson"] is None else f"{summary['pearson']:.3f}"
     said = (
-        f"Fitted on {found.networks} networks ({left_out} left out), gaps from {found.provenance['lowest']:.3f} to "
-        f"{found.provenance['highest']:.3f}. On networks that it had not seen its error is {found.regression.error:.4f} (root mean "
-        f"square). Tried on splits of 0.9 and 0.1: Pearson {pearson} on the networks of the fit; the sum of squared residuals of the "
-        f"others is {summary['ssr']:.4f} on average and {summary['largest_ssr']:.4f} at most; intervals of {found.coverage:.0%} held "
+        f"Fitted on {found.networks} networks ({left_out} left out), {found.target.replace('_', ' ')} from "
+        f"{found.provenance['lowest']:.3f} to {found.provenance['highest']:.3f}. On networks that it had not seen its error is "
+        f"{found.regression.error:.4f} (root mean square). Tried on splits of 0.9 and 0.1: Pearson {pearson} on the networks of the fit; the sum of squared residuals of the "
+        f"others is {summary['ssr']:.4f} on average and {summary['largest_ssr']:.4f} at most; intervals of {percent(found.coverage)} held "
         f"{summary['coverage']:.1%} of them."
     )
     return [*terms, wrapped([said]), ""]

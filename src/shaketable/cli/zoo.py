@@ -1,6 +1,7 @@
 """The commands about a zoo: plan, run, measure, rank."""
 
 import shlex
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -240,8 +241,12 @@ def _finish(zoo: "Zoo", plan: "Plan", after: str, json: bool) -> None:
     if failed and not trained:
         name, reason = next(iter(failed.items()))
         raise RunError(f"none of the {len(plan)} networks could be trained; the first, {name}: {reason}")
-    rows = [row for record in trained.values() for row in record["measures"].values()]
-    well = sum(row["status"] == "ok" for row in rows)
+    rows = [(name, row) for record in trained.values() for name, row in record["measures"].items()]
+    well = sum(row["status"] == "ok" for _, row in rows)
+    lacking: dict[str, Counter[str]] = {}
+    for name, row in rows:
+        if row["status"] != "ok":
+            lacking.setdefault(name, Counter())[str(row["reason"])] += 1
     answer = {
         "zoo": str(zoo.path),
         "table": str(zoo.table_path),
@@ -250,10 +255,12 @@ def _finish(zoo: "Zoo", plan: "Plan", after: str, json: bool) -> None:
         "failed": failed,
         "measured": well,
         "not_measured": len(rows) - well,
+        "lacking": lacking,
     }
     measured = f", {well:,} numbers measured, {len(rows) - well:,} not" if rows else ""
     told: list[object] = [f"{zoo.path}: {len(trained)} of {len(plan)} networks trained{measured}"]
     told += [f"failed: {name}: {reason}" for name, reason in failed.items()]
+    told += [f"not measured: {name}, {c.total()} times: {c.most_common(1)[0][0]}" for name, c in lacking.items()]
     finish(answer, [*told, f"table: {zoo.table_path}", after], json)
 
 

@@ -3,13 +3,15 @@
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from shaketable.engine.compare import ROUNDING, close
+from shaketable.engine.compare import ROUNDING, bfloat16_gain, clocked, close
+from shaketable.engine.margins import Margins
 from shaketable.engine.memory import budget
 from shaketable.engine.replica import Unsuitable
 from shaketable.errors import RunError
@@ -25,8 +27,12 @@ CHECKED = 4
 """Examples on which each way is compared with the network itself."""
 TOGETHER = 100
 """Examples in one pass of the whole network."""
-CACHE, FEW, MANY = 2**20, 256, 2048
-"""Bytes of a pass behind the site that keep a processor's cache useful, and the least and the most rows in one pass."""
+WORTH = 1.5
+"""How many times as fast bfloat16 must be."""
+CACHE, FEW, ROUNDED, MANY = 2**20, 256, 1024, 2048
+"""Bytes of a pass behind the site that keep a processor's cache useful, and the least (in bfloat16: too) and most rows in one pass."""
+STEPS = 4
+"""Of a running sum that are in one pass at least: what is added to stays in the cache."""
 log = logging.getLogger("shaketable.engine")
 
 
@@ -82,6 +88,7 @@ class Removals:
         self.memory = budget(memory, next((t.device for t in params.values()), torch.device("cpu")))
         self.suffix: Suffix | None = None
         self.linear: Linear | None = None
+        self.rounds = False
         few = map_inputs(lambda tensor: tensor[:CHECKED], inputs)
         self.reason = "as asked"
         if way != "network":
@@ -113,7 +120,7 @@ class Removals:
         if self.suffix is None:
             return FEW
         fits = self.memory // (8 * self.row_bytes)
-        return max(1, min(fits, max(FEW, min(MANY, CACHE // self.row_bytes))))
+        return max(1, min(fits, max(ROUNDED if self.rounds else FEW, min(MANY, CACHE // self.row_bytes))))
 
     def examples(self) -> int:
         """Examples whose curves are computed together."""
@@ -121,7 +128,8 @@ class Removals:
         if self.linear is not None:
             units, taps, out = self.linear.weight.shape
             numbers += self.linear.positions * (3 * units * taps + 4 * out) + taps * out
-        return max(1, min(self.rows(), self.memory // (8 * (4 * numbers + self.row_bytes))))
+        together = self.rows() if self.linear is None else self.rows() // STEPS
+        return max(1, min(together, self.memory // (8 * (4 * numbers + self.row_bytes))))
 
     def record(self, inputs: Inputs) -> Recorded:
         """One pass of the network as it is."""
@@ -155,27 +163,38 @@ class Removals:
             terms = self.linear.terms(base.values) if self.linear else _by_unit(base.activation, self.site)
             empty = self.linear.state(base.values) if self.linear else torch.zeros_like(terms)
             acts = terms.flatten(2).ne(0).any(2)
-            return [self._right(base, labels, order, terms, empty, acts.gather(1, order)) for order in orders]
+            ways = [partial(self._behind, base, rounded=rounded) for rounded in (False, True)[: 1 + self.rounds]]
+            behind = Margins(*ways)
+            return [self._right(base, labels, order, terms, empty, acts.gather(1, order), behind) for order in orders]
 
     def _right(
-        self, base: Recorded, labels: Tensor, order: Tensor, terms: Tensor, empty: Tensor, acts: Tensor
+        self,
+        base: Recorded,
+        labels: Tensor,
+        order: Tensor,
+        terms: Tensor,
+        empty: Tensor,
+        acts: Tensor,
+        behind: Margins,
     ) -> Tensor:
         """The same for one order; ``acts`` [N, units] says which units of it an example activates."""
         steps = acts.cumsum(1)
         total, at = steps[:, -1].sort(descending=True, stable=True)  # those with many units first: the rest drops out
         taken = order[at].gather(1, (~acts[at]).to(torch.int8).argsort(dim=1, stable=True))  # those that act come first
-        found: list[tuple[Tensor, ...]] = []
-        for rows, step, state in self._states(terms, empty, at, taken, total):
-            if self.linear is not None:
-                logits = self.linear.logits(state, base.values, rows)
-            else:
-                logits = self._logits(base, _to_axis(state, self.site, base.activation), rows)
-            found.append((rows, step, *_compared(logits, labels.index_select(0, rows))))
-        rows, step, own, highest, lowest = (torch.cat(column) for column in zip(*found, strict=True))
-        answers = own > highest
-        largest = torch.maximum(torch.maximum(highest, own), -lowest)
+        numbers = torch.arange(int(total[0]) + 1, device=total.device)
+        alive = (total[:, None] >= numbers).sum(0)
+        step = numbers.repeat_interleave(alive)
+        rows = at[torch.arange(len(step), device=at.device) - (alive.cumsum(0) - alive)[step]]
+        found, start = [], 0
+        for made in self._states(terms, empty, at, taken, alive.tolist()):
+            for part in made.split(self.rows()):
+                some = rows[start : start + len(part)]
+                found.append(behind.of(part, some, labels[some]))
+                start += len(part)
+        margin, largest = (torch.cat(column) for column in zip(*found, strict=True))
+        answers = margin > 0
         tolerance = largest * (0.0 if self.linear is None else ROUNDING)
-        doubtful = (~((own - highest).abs() > tolerance)).nonzero().flatten()  # ties, and what is not a number, too
+        doubtful = (~(margin.abs() > tolerance)).nonzero().flatten()  # ties, and what is not a number, too
         if len(doubtful):
             units = torch.arange(order.shape[1], device=taken.device).expand_as(taken)
             place = torch.empty_like(taken).scatter_(1, taken, units)[at.argsort()]  # by example: when each unit comes
@@ -187,51 +206,49 @@ class Removals:
         return right.gather(1, nn.functional.pad(steps, (1, 0)))
 
     def _states(
-        self, terms: Tensor, empty: Tensor, at: Tensor, taken: Tensor, total: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Examples, numbers of units, and the state that these make, so many together as one pass takes."""
-        most, limit = int(total[0]), self.rows()
-        alive = (total[:, None] >= torch.arange(most + 1, device=total.device)).sum(0).tolist()
-        state, by_step = empty[at], taken[:, :most].t().contiguous()
+        self, terms: Tensor, empty: Tensor, at: Tensor, taken: Tensor, alive: Sequence[int]
+    ) -> Iterator[Tensor]:
+        """What the examples ``at`` are with their first 0, 1, 2, ... units ``taken``, as long as these are ``alive``, step after
+        step: as many together as one pass takes, in room that is used again."""
+        by_step = taken[:, : len(alive) - 1].t().contiguous()
         if self.linear is not None:
-            index = taken[:, :most, None, None].expand(-1, -1, *terms.shape[2:])
-            terms = terms[at].gather(1, index).transpose(0, 1).contiguous()  # [step, N, positions, taps]
-        waiting: list[tuple[Tensor, Tensor, Tensor]] = []
-        held = 0
-        for step in range(most + 1):
-            rows = alive[step]
-            state = state[:rows]
-            if step and self.linear is not None:
-                weight = self.linear.weight.index_select(0, by_step[step - 1, :rows])
+            terms = terms.flatten(0, 1)[at * terms.shape[1] + by_step]  # [step, N, positions, taps]
+            weights = self.linear.weight.new_empty(len(at), *self.linear.weight.shape[1:])
+        room = empty.new_empty(max(self.rows(), len(at)), *empty.shape[1:])
+        state, filled = empty[at], 0
+        for step, rows in enumerate(alive):
+            if filled + rows > len(room):
+                yield room[:filled]
+                filled = 0
+            state, before = room[filled : filled + rows], state[:rows]
+            filled += rows
+            if not step:
+                state.copy_(before)
+            elif self.linear is not None:
+                weight = torch.index_select(self.linear.weight, 0, by_step[step - 1, :rows], out=weights[:rows])
                 if weight.shape[1] == 1:
-                    state.addcmul_(terms[step - 1, :rows], weight)
+                    torch.addcmul(before, terms[step - 1, :rows], weight, out=state)
                 else:
-                    torch.baddbmm(state, terms[step - 1, :rows], weight, out=state)
-            elif step:
+                    torch.baddbmm(before, terms[step - 1, :rows], weight, out=state)
+            else:
                 unit = by_step[step - 1, :rows]
-                state[torch.arange(rows, device=at.device), unit] = terms[at[:rows], unit]
-            for start in range(0, rows, limit):
-                index = at[start : min(start + limit, rows)]
-                part = index, torch.full_like(index, step), state[start : start + len(index)]
-                if len(index) >= min(FEW, limit):
-                    yield part
-                    continue
-                waiting.append((*part[:2], part[2].clone()))
-                held += len(index)
-                if held >= limit:
-                    yield _joined(waiting)
-                    waiting, held = [], 0
-        if waiting:
-            yield _joined(waiting)
+                state.copy_(before)[torch.arange(rows, device=at.device), unit] = terms[at[:rows], unit]
+        yield room[:filled]
+
+    def _behind(self, base: Recorded, made: Tensor, rows: Tensor, rounded: bool) -> Tensor:
+        """Logits of rows of states."""
+        if self.linear is not None:
+            return self.linear.logits(made, base.values, rows, rounded)
+        return self._logits(base, _to_axis(made, self.site, base.activation), rows, rounded)
 
     def _masked_logits(self, base: Recorded, rows: Tensor, kept: Tensor) -> Tensor:
         a = base.activation[rows]
         return self._logits(base, a * self.site.shaped(kept.to(a), a.dim()), rows)
 
-    def _logits(self, base: Recorded, activation: Tensor, rows: Tensor) -> Tensor:
+    def _logits(self, base: Recorded, activation: Tensor, rows: Tensor, rounded: bool = False) -> Tensor:
         """Logits of rows of activations, by the suffix, or else by the network with the mask that they show."""
         if self.suffix is not None:
-            return self.suffix.logits(activation, base.values, rows)
+            return self.suffix.logits(activation, base.values, rows, rounded)
         mask = _by_unit(activation, self.site).flatten(2).ne(0).any(2).to(activation)
         with masked(self.network, self.site, mask):
             return self._whole(map_inputs(lambda tensor: tensor[rows], base.inputs))
@@ -262,21 +279,26 @@ class Removals:
                 state = self.linear.state(base.values) + self.linear.summed(terms)
                 if not close(truth, self.linear.logits(state, base.values, rows)):
                     self.linear = None
+        self.rounds = self._rounding_pays(base)
 
-
-def _compared(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each row of logits that of its label, the highest other one, and the lowest."""
-    place = labels[:, None]
-    own, lowest = logits.gather(1, place), logits.amin(1)
-    highest = logits.scatter_(1, place, -torch.inf).amax(1)
-    logits.scatter_(1, place, own)  # as it was
-    return own.squeeze(1), highest, lowest
-
-
-def _joined(parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows put together."""
-    index, step, state = (torch.cat(column) for column in zip(*parts, strict=True))
-    return index, step, state
+    def _rounding_pays(self, base: Recorded) -> bool:
+        """Whether what is behind the state, or the site, is so much faster in bfloat16 that many rows may run twice."""
+        device = base.activation.device
+        assert self.suffix is not None
+        nodes = self.linear.rest if self.linear else self.suffix.behind
+        if not self.suffix.multiplies(nodes) or device.type != "cpu" or bfloat16_gain() < WORTH:
+            return False
+        state = self.linear.state(base.values) if self.linear else _by_unit(base.activation, self.site)
+        rows = torch.arange(self.rows(), device=device) % len(state)
+        seconds = []
+        for rounded in (False, True):
+            try:
+                runs = [clocked(lambda r=rounded: self._behind(base, state[rows], rows, r), device)[0] for _ in range(3)]
+            except RuntimeError as error:  # an operation that has no bfloat16, or wants one type of numbers
+                log.info("nothing in bfloat16 behind %s: %s", self.site.layer, error)
+                return False
+            seconds.append(min(runs))
+        return seconds[0] > WORTH * seconds[1]
 
 
 def _by_unit(activation: Tensor, site: Site) -> Tensor:

@@ -41,6 +41,7 @@ class Suffix:
         nodes = list(graph.nodes)
         places = [node for node in nodes if node.op == "placeholder"]
         self._constant: dict[Node, Any] = dict(zip(places, replica.base.values(), strict=False))
+        self._low: dict[Node, Any] = {}
         self._inputs = places[len(replica.base) :]
         mask = places[list(replica.base).index(name)]
         self._before: list[Node] = []
@@ -109,15 +110,28 @@ class Suffix:
         )
 
     def run(
-        self, nodes: Sequence[Node], start: Values, base: Values, rows: Tensor | None, count: int, end: Node
+        self,
+        nodes: Sequence[Node],
+        start: Values,
+        base: Values,
+        rows: Tensor | None,
+        count: int,
+        end: Node,
+        rounded: bool = False,
     ) -> Tensor:
-        """The value of ``end``, from the values of ``start``, for ``count`` rows that belong to the examples ``rows``."""
-        values: dict[Node, Any] = dict(start)
+        """The value of ``end``, from the values of ``start``, for ``count`` rows that belong to the examples ``rows``.
+
+        ``rounded``: in bfloat16, as far as operations have no type of their own.
+        """
+        values: dict[Node, Any] = {node: _rounded(value) if rounded else value for node, value in start.items()}
 
         def get(node: Node) -> Any:
-            if node in values or node in self._constant:
-                return self._value(node, values)
-            return base[node] if rows is None else base[node][rows]
+            if node in values:
+                return values[node]
+            if node in self._constant:
+                return self._rounded_constant(node) if rounded else self._constant[node]
+            value = base[node] if rows is None else base[node][rows]
+            return _rounded(value) if rounded else value
 
         last = {source: node for node in nodes for source in node.all_input_nodes}
         for node in nodes:
@@ -127,9 +141,14 @@ class Suffix:
                     values.pop(source, None)
         return values[end]
 
-    def logits(self, activation: Tensor, base: Values, rows: Tensor | None) -> Tensor:
+    def logits(self, activation: Tensor, base: Values, rows: Tensor | None, rounded: bool = False) -> Tensor:
         """Logits [R, classes] of rows of activations [R, ...] that belong to the examples ``rows``."""
-        return self.run(self.behind, {self.cut: activation}, base, rows, len(activation), self.output)
+        return self.run(self.behind, {self.cut: activation}, base, rows, len(activation), self.output, rounded)
+
+    def _rounded_constant(self, node: Node) -> Any:
+        if node not in self._low:
+            self._low[node] = _rounded(self._constant[node])
+        return self._low[node]
 
     def _value(self, node: Node, values: Mapping[Node, Any]) -> Any:
         return values[node] if node in values else self._constant[node]
@@ -173,6 +192,10 @@ class Suffix:
         if name not in _PLACE or self._args[node][1] or any(arg not in self._constant for arg in _weights(node, args)):
             return False
         return name != "convolution" or (not args[6] and args[8] == 1 and len(args[3]) == 2)
+
+    def multiplies(self, nodes: Sequence[Node]) -> bool:
+        """Whether there are products among some nodes, which bfloat16 may make faster."""
+        return any(name_of(node) in PRODUCTS for node in nodes)
 
     def _reach(self, nodes: Sequence[Node], x: Node, inputs: Inputs, axis: int) -> Tensor:
         """Which inputs of the operator depend on which unit [units, features]: those that are NaN if the unit is."""
@@ -222,36 +245,40 @@ class Linear:
 
     def state(self, base: Values) -> Tensor:
         """The operator's output [N, positions, out] with every unit removed."""
-        a = base[self.suffix.activation]
-        y = self.suffix.run(
-            [*self.before, self.node], {self.suffix.cut: torch.zeros_like(a)}, base, None, len(a), self.node
-        )
-        return y.flatten(2).transpose(1, 2).contiguous() if self.geometry else y.reshape(len(a), -1, y.shape[-1])
+        y = self._of_nothing([*self.before, self.node], self.node, base)
+        count = len(base[self.suffix.activation])
+        return y.flatten(2).transpose(1, 2).contiguous() if self.geometry else y.reshape(count, -1, y.shape[-1])
 
     def terms(self, base: Values) -> Tensor:
         """What each unit adds to the operator's input [N, units, positions, k taps]: the output is a product with the weight."""
         a = base[self.suffix.activation]
-        start = [{self.suffix.cut: value} for value in (a, torch.zeros_like(a))]
-        there, gone = (
-            self.suffix.run(self.before, one, base, None, len(a), self.x) if self.before else one[self.suffix.cut]
-            for one in start
-        )
-        z = there - gone
+        there = self.suffix.run(self.before, {self.suffix.cut: a}, base, None, len(a), self.x)
+        z = there - self._of_nothing(self.before, self.x, base)
         if not self.geometry:
             return z.reshape(len(a), -1, z.shape[-1])[:, :, self.features].transpose(1, 2)
         patches = F.unfold(z, **self.geometry).unflatten(1, (z.shape[1], -1))  # [N, in, taps, positions]
         return patches[:, self.features].flatten(2, 3).transpose(2, 3)
 
+    def _of_nothing(self, nodes: Sequence[Node], end: Node, base: Values) -> Tensor:
+        """The value of ``end`` with every unit removed: computed once where it is the same for all examples."""
+        inside = {self.suffix.cut, *nodes, *self.suffix._constant}
+        alike = all(source in inside for node in nodes for source in node.all_input_nodes)
+        a = base[self.suffix.activation]
+        nothing = torch.zeros_like(a[:1] if alike else a)
+        found = self.suffix.run(nodes, {self.suffix.cut: nothing}, base, None, len(nothing), end)
+        return found.repeat(len(a) // len(nothing), *[1] * (found.dim() - 1))
+
     def summed(self, terms: Tensor) -> Tensor:
         """What units add to the operator's output [N, positions, out], all together."""
         return torch.einsum("nupk,uko->npo", terms, self.weight)
 
-    def logits(self, state: Tensor, base: Values, rows: Tensor | None) -> Tensor:
+    def logits(self, state: Tensor, base: Values, rows: Tensor | None, rounded: bool = False) -> Tensor:
         """Logits of rows of the operator's output [R, positions, out]."""
         y = state.unflatten(1, self.map).movedim(-1, 1) if self.geometry else state.flatten(0, 1)
-        return self.suffix.run(self.rest, {self.node: y}, base, rows, len(state), self.suffix.output)
+        return self.suffix.run(self.rest, {self.node: y}, base, rows, len(state), self.suffix.output, rounded)
 
 
+PRODUCTS = {"convolution", "addmm", "mm", "bmm", "baddbmm"}
 _PLACE = {"convolution": (0, 1), "addmm": (1, 2), "mm": (0, 1)}
 """By linear operation: where its input and its weight are among the arguments."""
 
@@ -261,6 +288,11 @@ def _weights(node: Node, args: Sequence[Any]) -> list[Any]:
     name = name_of(node)
     found = args[1:3] if name == "convolution" else (args[0], args[2]) if name == "addmm" else args[1:2]
     return [arg for arg in found if arg is not None]
+
+
+def _rounded(value: Any) -> Any:
+    """The same in bfloat16, if it is a tensor of float32."""
+    return value.bfloat16() if isinstance(value, Tensor) and value.dtype == torch.float32 else value
 
 
 def _size(node: Node) -> int:

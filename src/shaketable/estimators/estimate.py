@@ -50,7 +50,8 @@ class Estimate:
         """
         name = str(self.provenance.get("target", "gap")).replace("_", " ")
         return (
-            f"The estimated {name} is {self.value:.3f}, between {self.low:.3f} and {self.high:.3f} for {self.coverage:.0%} of networks "
+            f"The estimated {name} is {self.value:.3f}, between {self.low:.3f} and {self.high:.3f} for "
+            f"{100 * self.coverage:.6g}% of networks "
             "like those that it rests on."
         )
 

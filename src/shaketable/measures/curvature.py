@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
 from shaketable.errors import InputError, RunError
 from shaketable.identity import seed_from
@@ -51,7 +51,7 @@ def hessian_spectrum(
 
     Raises:
         InputError: a number out of its range.
-        RunError: the solver did not converge.
+        RunError: the solver did not converge, or the Hessian is not finite.
 
     Cost: about four times ``count`` + 20 products (401 for 100, 23 for one, on a Network-in-Network of 30,560 weights), each two
         passes forward and backward.
@@ -281,6 +281,12 @@ def gradient_noise_norm(
 def _eigen(objective: Objective, count: int, seed: int, which: str) -> tuple[np.ndarray, np.ndarray]:
     """Leading eigenvalues and vectors."""
     size = objective.size
+    start = np.random.default_rng(seed_from(seed, "eigenvalues")).normal(size=size)
+    image = objective.product(start)
+    if not np.isfinite(image).all():
+        raise RunError("the Hessian of the training loss is not finite: some logits, or slopes, are NaN or infinite.")
+    if not image.any():  # the loss is flat, and Lanczos has nowhere to go
+        return np.zeros(count), np.eye(size, count)
     if count >= size - 1 or size < 30:  # Lanczos wants more room than that
         dense = np.stack([objective.product(column) for column in np.eye(size)])
         values, vectors = np.linalg.eigh((dense + dense.T) / 2)
@@ -289,11 +295,10 @@ def _eigen(objective: Objective, count: int, seed: int, which: str) -> tuple[np.
     product: Any = LinearOperator  # its type stubs know neither this call nor eigsh's
     operator = product((size, size), matvec=lambda v: objective.product(v.reshape(-1)), dtype=np.float64)
     solver: Any = eigsh
-    start = np.random.default_rng(seed_from(seed, "eigenvalues")).normal(size=size)
     try:
         return solver(operator, k=count, which=which, v0=start, ncv=min(size, 2 * count + 20), tol=1e-6)
-    except ArpackNoConvergence as error:
-        raise RunError(f"the eigenvalues of the Hessian did not converge: {error}.") from error
+    except ArpackError as error:
+        raise RunError(f"the eigenvalues of the Hessian could not be found: {error}") from error
 
 
 def _told(spectrum: pl.DataFrame) -> str | None:

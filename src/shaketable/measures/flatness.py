@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from shaketable.engine import Engine, critical_magnitude, run
+from shaketable.errors import InputError
 from shaketable.identity import generator_from
 from shaketable.measures.derivatives import names_of, some
 from shaketable.measures.measure import JIANG, Measurement, from_value, measure
 from shaketable.measures.norm_sums import BatchNorm, weights_of
+from shaketable.probes.stored import check_whole
 from shaketable.study import Study
 
 SIGMAS = tuple(10.0 ** (step / 40 - 4) for step in range(201))
@@ -202,6 +204,11 @@ def _search(
     batch_norm: BatchNorm,
 ) -> Borne:
     """The largest sigma of the grid at which the mean over draws stays within the tolerance."""
+    check_whole(1, draws=draws)
+    if not sigmas or not all(0 < sigma < math.inf for sigma in sigmas):
+        raise InputError(f"sigmas={sigmas}: give finite standard deviations above 0, ascending.")
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance < math.inf:
+        raise InputError(f"{'drop' if quantity == 'error' else 'beta'}={tolerance!r}: give a tolerance from 0.")
     params, names, data = weights_of(study, batch_norm, study.final), names_of(study, "weight"), study.data("train")
     engine = Engine(study.network, params)
 

@@ -131,8 +131,10 @@ def normalised_margins(study: Study, examples: int | None = 1000, seed: int = 0)
             raise Unavailable(f"layer {layer.name!r} takes no tensor of real numbers that the logits depend on")
         parameters = sum(study.final[name].numel() for name in layer.params)
         values = distances[path] / (math.sqrt(spreads[path]) or math.nan)
-        if not np.isfinite(values).all():
-            raise Unavailable(f"at layer {layer.name!r} all examples are alike, or no logit depends on it")
+        bad = int((~np.isfinite(values)).sum())
+        if bad:
+            why = "the slope of their logits is 0 there" if spreads[path] else "all examples are alike there"
+            raise Unavailable(f"at layer {layer.name!r} {bad} of {len(values)} examples have no finite margin: {why}")
         facts = {"layer": layer.name, "position": position, "kind": layer.kind, "parameters": parameters}
         rows_.append(facts | dict(zip(STATISTICS, five_statistics(values), strict=True)))
     return pl.DataFrame(rows_, schema=SCHEMA | dict.fromkeys(STATISTICS, pl.Float64))
@@ -162,6 +164,9 @@ def margin_quantile(study: Study, quantile: float = 0.1) -> float:
             logits = forward(study.network, map_inputs(torch.clone, inputs), study.final)
             found.append(_gaps(*rows(logits.float(), labels)).double().cpu())
     margins = torch.cat(found).sort().values
+    bad = int((~margins.isfinite()).sum())
+    if bad:
+        raise Unavailable(f"{bad} training examples have no finite margin: NaN or infinite logits, or a single class")
     return float(margins[math.ceil(quantile * len(margins)) - 1])
 
 

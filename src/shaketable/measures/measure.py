@@ -165,8 +165,10 @@ def from_log(log_value: float, layers: pl.DataFrame | None = None, **more: Any) 
 def from_value(value: float, layers: pl.DataFrame | None = None, **more: Any) -> Measurement:
     """A measurement from its value, with the logarithm where there is one."""
     if not math.isfinite(value):
-        reason = f"the number came out as {value}: the weights are too large for float64"
-        return Measurement(None, status="failed", reason=reason, layers=layers, **more)
+        reason = (
+            f"the number came out as {value}: the weights are too large for float64, or some logits for their own type"
+        )
+        return Measurement(None, status="failed", layers=layers, **more | {"reason": reason})
     log_value = math.log(value) if value > 0 else -math.inf if value == 0 else None
     return Measurement(value, log_value, layers=layers, **more)
 

@@ -318,7 +318,10 @@ def _ratios(study: Study, weights: Params, numerators: Params, operator: Operato
     norm = spectral_norm(study, operator)
 
     def ratio(layer: Layer) -> float:
-        return math.fsum((frobenius(numerators[n]) / (norm(n, weights[n]) or math.nan)) ** 2 for n in layer.params)
+        norms = {name: norm(name, weights[name]) for name in layer.params}
+        if 0 in norms.values():
+            raise Unavailable(f"layer {layer.name!r} is zero, and nothing can be divided by its norm")
+        return math.fsum((frobenius(numerators[name]) / one) ** 2 for name, one in norms.items())
 
     return table_of(weight_layers(study), ratio, study)
 
@@ -327,8 +330,6 @@ def _complexity(study: Study, weights: Params, numerators: Params, operator: Ope
     """The product of squared spectral norms over the squared margin, times the sum of ratios."""
     norm, table = spectral_norm(study, operator), _ratios(study, weights, numerators, operator)
     total = math.fsum(table["value"])
-    if not math.isfinite(total):
-        raise Unavailable("a layer is zero, and nothing can be divided by its norm")
     logs = [math.log(norm(name, weights[name])) for layer in weight_layers(study) for name in layer.params]
     log_total = math.log(total) if total else -math.inf
     return from_log(2 * math.fsum(logs) - 2 * _log_margin(study) + log_total, table)

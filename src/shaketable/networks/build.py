@@ -290,7 +290,7 @@ def construct(name: str, input_shape: Sequence[int], classes: int, **arguments: 
     arguments = implied | arguments
     for key, value in arguments.items():
         _check(name, family, key, value)
-    shape = _checked_shape(name, input_shape, classes, images=family.function not in (fcn, linked_mlp, decoder))
+    shape = checked_shape(name, input_shape, classes, images=family.function not in (fcn, linked_mlp, decoder))
     with torch.device("meta"):
         return family.function(shape, classes, *positional, **arguments)
 
@@ -366,7 +366,7 @@ def _check(name: str, family: Family, key: str, value: Any) -> None:
         raise InputError(f"{name}: {key} must be a {kind} above 0, not {value!r}.")
 
 
-def _checked_shape(name: str, input_shape: Sequence[int], classes: int, images: bool) -> tuple[int, ...]:
+def checked_shape(name: str, input_shape: Sequence[int], classes: int, images: bool) -> tuple[int, ...]:
     """The shape as a tuple, if it and the number of classes make sense."""
     if not _positive(classes, int) or classes < 2:
         raise InputError(f"{name}: classes must be a whole number of at least 2, not {classes!r}.")

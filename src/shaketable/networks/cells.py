@@ -11,6 +11,8 @@ from shaketable.identity import generator_from
 
 CELL = r"[1-9]\d*x[1-9]\d*t\d+"
 """A cell as it stands in a name: depth, width, links, as in ``20x32t90``."""
+MOST = 10**6
+"""Layers of a cell, and channels of a layer."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +20,12 @@ class Cell:
     r"""One cell :math:`\{d_c, w_c, t_c\}`: how many layers, channels of each, and earlier channels that a layer may be linked to.
 
     Args:
-        depth: :math:`d_c`, from 1.
-        width: :math:`w_c`, from 1.
+        depth: :math:`d_c`, from 1 to a million.
+        width: :math:`w_c`, from 1 to a million.
         links: :math:`t_c`, from 0; where a layer has fewer earlier channels, it is linked to all of them.
 
     Raises:
-        InputError: a size that is no whole number, or too small.
+        InputError: a size that is no whole number, too small or too large.
 
     Example:
         >>> Cell(4, 2, 3).sources
@@ -42,6 +44,8 @@ class Cell:
         for name, value, lowest in (("depth", self.depth, 1), ("width", self.width, 1), ("links", self.links, 0)):
             if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
                 raise InputError(f"a cell's {name} is {value!r}; give a whole number from {lowest}.")
+            if value > MOST and name != "links":  # links are capped by what there is
+                raise InputError(f"a cell's {name} is {value}; give at most {MOST:,}.")
 
     def __str__(self) -> str:
         return f"{self.depth}x{self.width}t{self.links}"

@@ -3,13 +3,14 @@
 from shaketable import plots
 from shaketable.estimators import Estimate
 from shaketable.report.parts import Part, network_facts
+from shaketable.report.words import percent
 
 MODELS = {"linear": "least squares", "ridge": "ridge regression", "boosting": "gradient boosting"}
 GUARANTEES = {
-    "split": "at least {coverage:.0%} of networks that could as well have been drawn for the zoo lie within (split conformal)",
-    "jackknife+": "of networks that could as well have been drawn for the zoo, about {coverage:.0%} lie within, and never less than "
-    "{least:.0%} on average (jackknife+)",
-    "cv+": "of networks that could as well have been drawn for the zoo, about {coverage:.0%} lie within (CV+)",
+    "split": "at least {coverage} of networks that could as well have been drawn for the zoo lie within (split conformal)",
+    "jackknife+": "of networks that could as well have been drawn for the zoo, about {coverage} lie within, and never less than "
+    "{least} on average (jackknife+)",
+    "cv+": "of networks that could as well have been drawn for the zoo, about {coverage} lie within (CV+)",
 }
 
 
@@ -22,7 +23,7 @@ def estimate_part(result: Estimate, size: int) -> Part:
         "facts": [
             *network_facts(result),
             (f"Estimated {plots.TARGETS.get(facts['target'], facts['target'])}", f"{result.value:.3f}"),
-            (f"Interval, {result.coverage:.0%}", f"{result.low:.3f} to {result.high:.3f}"),
+            (f"Interval, {percent(result.coverage)}", f"{result.low:.3f} to {result.high:.3f}"),
             ("Networks it rests on", f"{facts['networks']:,}"),
         ],
         "notes": [f"Estimate: {warning}" for warning in result.warnings],
@@ -37,9 +38,12 @@ def estimate_paragraphs(result: Estimate) -> list[str]:
     facts = result.provenance
     names = result.features["measure"].to_list()
     listed = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-    guarantee = GUARANTEES[facts["interval"]].format(coverage=result.coverage, least=2 * result.coverage - 1)
+    guarantee = GUARANTEES[facts["interval"]].format(
+        coverage=percent(result.coverage), least=percent(max(0.0, 2 * result.coverage - 1))
+    )
+    target = facts["target"].replace("_", " ")
     rests = (
-        f"It rests on {facts['networks']:,} trained networks of known gap ({facts['estimator_lowest']:.3f} to "
+        f"It rests on {facts['networks']:,} trained networks of known {target} ({facts['estimator_lowest']:.3f} to "
         f"{facts['estimator_highest']:.3f}), by {MODELS[facts['model']]} on {listed}, measured on training data alone. On networks that "
         f"it had not seen its error was {facts['error']:.3f} (root mean square). Of the interval: {guarantee}."
     )

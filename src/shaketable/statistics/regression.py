@@ -186,7 +186,7 @@ def _variables(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     columns = np.asarray(x)
     if columns.ndim not in (1, 2):
         raise InputError(f"x has shape {list(columns.shape)}; give one variable [n] or several [n, p].")
-    columns = columns.reshape(len(columns), -1)
+    columns = columns[:, None] if columns.ndim == 1 else columns
     if len(columns) != len(outputs) or not columns.shape[1]:
         raise InputError(f"x has {len(columns)} rows and y has {len(outputs)} numbers; give one of each per network.")
     checked = [finite(numbers(columns[:, k], f"x[:, {k}]"), f"x[:, {k}]") for k in range(columns.shape[1])]

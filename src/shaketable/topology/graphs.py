@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from shaketable.errors import InputError
 from shaketable.networks.cells import Cell, Link, draw_links
-from shaketable.topology.mass import cell_density, long_range_sources
+from shaketable.topology.mass import cell_density
 from shaketable.topology.theory import asymptotic_poisson_entropy, poisson_entropy
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ def channel_graph(cell: Cell, links: Sequence[Sequence[Link]]) -> "nx.DiGraph":
 
     Returns: a directed graph; edges have the attribute ``long``.
 
+    Raises:
+        InputError: links that are not those of a cell of these sizes.
+
     Example:
         >>> graph = channel_graph(Cell(3, 2, 1), ((), (), ((0, 1),)))
         >>> graph.number_of_edges(), graph.has_edge((0, 1), (2, 0)), graph.has_edge((0, 0), (2, 0))
@@ -30,6 +34,16 @@ def channel_graph(cell: Cell, links: Sequence[Sequence[Link]]) -> "nx.DiGraph":
     """
     import networkx as nx
 
+    counts = tuple(map(len, links))
+    if counts != cell.sources:
+        raise InputError(
+            f"the layers have {counts} links, those of the cell {cell} have {cell.sources}; give that cell's links."
+        )
+    for layer, sources in enumerate(links):
+        if any(not (0 <= earlier <= layer - 2 and 0 <= channel < cell.width) for earlier, channel in sources):
+            raise InputError(
+                f"the links of layer {layer} are not all from channels of layers up to {layer - 2} of the cell {cell}."
+            )
     graph = nx.DiGraph()
     graph.add_nodes_from((layer, channel) for layer in range(cell.depth) for channel in range(cell.width))
     for layer in range(1, cell.depth):
@@ -76,6 +90,9 @@ def degrees(cell: Cell, links: Sequence[Sequence[Link]] | None = None, seed: int
 
     Returns: a :class:`Degrees`.
 
+    Raises:
+        InputError: links of another cell.
+
     Cost: the graph: of a cell of 20 layers of 128 channels and 300 links about a million edges.
 
     Deviates: the paper takes degrees for Poisson. Links that reach a channel are as many as the design says, no random number; the
@@ -92,7 +109,7 @@ def degrees(cell: Cell, links: Sequence[Sequence[Link]] | None = None, seed: int
     graph = channel_graph(cell, drawn)
     long = graph.edge_subgraph(edge for edge in graph.edges if graph.edges[edge]["long"])
     nodes = graph.number_of_nodes()
-    mean = int(long_range_sources(cell.depth, cell.width, cell.links)) / cell.depth
+    mean = sum(cell.sources) / cell.depth
     ends = {"outgoing": dict(long.out_degree()), "incoming": dict(long.in_degree())}
     counts = {name: [found.get(node, 0) for node in graph] for name, found in ends.items()}
     top = max(map(max, counts.values()))

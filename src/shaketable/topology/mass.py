@@ -1,5 +1,6 @@
 """Density and mass of networks of cells, and their parameters and FLOPs, from depth, width and links alone."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from shaketable.errors import InputError
+from shaketable.networks.build import checked_shape
 from shaketable.networks.cells import Cell
 from shaketable.networks.linked import STEM
 
@@ -28,11 +30,17 @@ def long_range_sources(depth: Sizes, width: Sizes, links: Sizes) -> np.ndarray:
 
     Returns: whole numbers, int64; 0 for cells of fewer than three layers, and without links.
 
+    Raises:
+        InputError: a depth or width that is no whole number from 1, or links that are none from 0.
+
     Example:
         >>> int(long_range_sources(4, 2, 3)), long_range_sources(4, [2, 3, 4], [3, 4, 5]).tolist()
         (5, [5, 7, 9])
     """
-    depth, width, links = (np.asarray(value, np.int64) for value in (depth, width, links))
+    depth, width, links = (
+        _whole(name, value, lowest)
+        for name, value, lowest in (("depth", depth, 1), ("width", width, 1), ("links", links, 0))
+    )
     layers = np.maximum(depth - 2, 0)
     whole = np.minimum(links // width, layers)
     return width * (whole * (whole + 1) // 2) + (layers - whole) * links
@@ -53,7 +61,7 @@ def cell_density(cell: Cell) -> float:
         (0.8333333333333334, 0.0)
     """
     possible = cell.width * (cell.depth - 1) * (cell.depth - 2) // 2
-    return int(long_range_sources(cell.depth, cell.width, cell.links)) / possible if possible else 0.0
+    return sum(cell.sources) / possible if possible else 0.0
 
 
 def span(widths: Sequence[int], links: Sequence[int]) -> tuple[int, float, float]:
@@ -107,7 +115,7 @@ def nn_mass(cells: Sequence[Cell]) -> float:
     Raises:
         InputError: no cell.
 
-    Deviates: the paper prints truncated numbers: 28 for the 28.33 of its example.
+    Deviates: the paper prints truncated numbers: 1126 for the 1126.55 of the first network of its table 1.
 
     Example:
         >>> round(nn_mass([Cell(4, 2, 3), Cell(4, 3, 4), Cell(4, 4, 5)]), 2)
@@ -131,14 +139,18 @@ def parameters(
 
     Returns: weights, biases and norms' scales; contributions are no parameters.
 
+    Raises:
+        InputError: no cell, or a shape or number of classes that the network could not be built for.
+
     Example:
         >>> parameters([Cell(20, 32, 90), Cell(20, 64, 170), Cell(20, 128, 300)])
         11895578
     """
+    shape = _shape(cells, input_shape, classes, mlp)
     kernel = 1 if mlp else 9
-    before = int(np.prod(input_shape)) if mlp else STEM
-    total = 0 if mlp else kernel * input_shape[0] * STEM
-    for index, cell in enumerate(checked(cells)):
+    before = math.prod(shape) if mlp else STEM
+    total = 0 if mlp else kernel * shape[0] * STEM
+    for index, cell in enumerate(cells):
         norms = 0 if mlp and not index else 2 * before
         inputs = (cell.depth - 1) * cell.width + sum(cell.sources)
         total += kernel * cell.width * (before + inputs) + norms + 2 * inputs
@@ -154,21 +166,25 @@ def flops(cells: Sequence[Cell], input_shape: Sequence[int] = (3, 32, 32), class
 
     Returns: those of convolutions and of the classifier, as :mod:`torch.utils.flop_counter` counts them: no norm, no ReLU.
 
+    Raises:
+        InputError: as for :func:`parameters`.
+
     Deviates: the paper prints those of the convolutions alone; the classifier adds 2 w_c classes.
 
     Example:
         >>> flops([Cell(20, 32, 90), Cell(20, 64, 170), Cell(20, 128, 300)])
         3634203136
     """
+    shape = _shape(cells, input_shape, classes, mlp)
     if mlp:
-        before, total = int(np.prod(input_shape)), 0
-        for cell in checked(cells):
+        before, total = math.prod(shape), 0
+        for cell in cells:
             total += 2 * cell.width * (before + (cell.depth - 1) * cell.width + sum(cell.sources))
             before = cell.width
         return total + 2 * before * classes
-    channels, height, breadth = input_shape
+    channels, height, breadth = shape
     total, before = 18 * channels * STEM * height * breadth, STEM
-    for index, cell in enumerate(checked(cells)):
+    for index, cell in enumerate(cells):
         if index:
             height, breadth = -(-height // 2), -(-breadth // 2)
         inputs = before + (cell.depth - 1) * cell.width + sum(cell.sources)
@@ -211,7 +227,7 @@ def topology(
         cells, input_shape, classes, mlp: as for :func:`parameters`.
 
     Raises:
-        InputError: no cell.
+        InputError: as for :func:`parameters`.
 
     Cost: microseconds; nothing is built.
 
@@ -245,7 +261,7 @@ def links_for_density(depth: int, width: int, density: float) -> int:
     Returns: from 0 to all earlier channels of the last layer; 0 for a cell of fewer than three layers.
 
     Raises:
-        InputError: a density that is none.
+        InputError: a density that is none, or a size that is no cell's.
 
     Example:
         >>> links_for_density(9, 32, 0.1), cell_density(Cell(9, 32, 14))
@@ -253,6 +269,7 @@ def links_for_density(depth: int, width: int, density: float) -> int:
     """
     if not 0 <= density <= 1:
         raise InputError(f"density={density!r}: give a number from 0 to 1.")
+    Cell(depth, width, 0)  # refuses sizes that are none
     links = np.arange(width * max(0, depth - 2) + 1)
     possible = max(1, width * (depth - 1) * (depth - 2) // 2)
     return int(np.abs(long_range_sources(depth, width, links) / possible - density).argmin())
@@ -263,6 +280,20 @@ def checked(cells: Sequence[Cell]) -> Sequence[Cell]:
     if not cells:
         raise InputError("a network has at least one cell; give its depth, width and links.")
     return cells
+
+
+def _shape(cells: Sequence[Cell], input_shape: Sequence[int], classes: int, mlp: bool) -> tuple[int, ...]:
+    """The shape of an example, if the network of some cells could be built for it."""
+    name = f"linked-{'mlp-' if mlp else ''}{'-'.join(map(str, checked(cells)))}"
+    return checked_shape(name, input_shape, classes, images=not mlp)
+
+
+def _whole(name: str, value: Sizes, lowest: int) -> np.ndarray:
+    """Whole numbers that are not below the lowest."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu" or (array < lowest).any():
+        raise InputError(f"{name}={value!r}: give whole numbers from {lowest}.")
+    return array.astype(np.int64)
 
 
 def _notes(number: int, cell: Cell) -> list[str]:

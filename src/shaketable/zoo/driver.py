@@ -76,6 +76,8 @@ def run(
     """
     check_whole(1, together=together)
     zoo = Zoo(Path(folder).expanduser().resolve())
+    if zoo.path.exists() and not zoo.path.is_dir():
+        raise InputError(f"{folder}: is a file, and a zoo needs a folder; choose another one.")
     with zoo.driven():
         zoo.claim(plan)
         each = resources or Resources()

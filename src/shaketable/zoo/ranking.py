@@ -155,6 +155,15 @@ def _checked(table: pl.DataFrame, target: str) -> tuple[pl.DataFrame, list[str],
     for name in ("network", "measure", "value", target):
         if name not in table.columns:
             raise InputError(f"the table has no column {name!r}; give the table of a zoo, or one with its columns.")
+    for name in {"value", "log10", target} & set(table.columns):
+        if not (table.schema[name].is_numeric() or table.schema[name] == pl.Null):
+            raise InputError(f"column {name!r} of the table holds {table.schema[name]}, and not numbers; convert it.")
+        table = table.with_columns(pl.col(name).cast(pl.Float64))
+    said = table["direction"].drop_nulls().unique().to_list() if "direction" in table.columns else []
+    if not set(said) <= {"lower", "higher"}:
+        raise InputError(
+            f"column 'direction' of the table holds {', '.join(map(repr, said))}; use 'lower' or 'higher'."
+        )
     has = pl.col(target).is_not_null() & pl.col(target).is_finite()
     without = table.filter(~has.fill_null(False)).unique("network", maintain_order=True)
     reasons = without["reason"] if "reason" in without.columns else pl.Series([None] * len(without), dtype=pl.String)

@@ -98,7 +98,13 @@ class Zoo:
     @property
     def plan(self) -> Plan:
         """Its plan."""
-        return Plan.of_recipes(_read(self._plan_path))
+        found = _read(self._plan_path)
+        try:
+            return Plan.of_recipes(found)
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                f"{self._plan_path}: is damaged (no {error}); delete it, and run the plan again."
+            ) from error
 
     @property
     def runs(self) -> Path:
@@ -259,6 +265,6 @@ def _texts(row: Mapping[str, Any], columns: Mapping[str, Any]) -> dict[str, Any]
     """A row whose hyper-parameters are of the type of their columns."""
     found = dict(row)
     for name, kind in columns.items():
-        value = cell(row[name])
+        value = cell(row.get(name))
         found[name] = str(value) if kind == pl.String and value is not None else value
     return found

@@ -149,6 +149,8 @@ def verdict(column: Column, axes: Sequence[str]) -> tuple[dict[str, Any], list[d
         row["adjusted_r2"] = tried("adjusted R2", lambda: r2(value, target, adjusted=True))
         fitted = tried("cross-validated R2", lambda: cross_validated_r2(value, target, min(10, len(value))))
         row["cross_validated_r2"] = None if fitted is None else fitted.value
+    else:
+        reasons.append("R2: some values, or their logarithms, are infinite, and no line fits that")
     if column.missing:
         why = f": {column.why}" if column.why else ""
         reasons.insert(0, f"{column.missing} networks have no value{why}")
