@@ -237,9 +237,9 @@ def _told(found: "Estimator", left_out: int, summary: "Mapping[str, float | None
     said = (
         f"Fitted on {found.networks} networks ({left_out} left out), {found.target.replace('_', ' ')} from "
         f"{found.provenance['lowest']:.3f} to {found.provenance['highest']:.3f}. On networks that it had not seen its error is "
-        f"{found.regression.error:.4f} (root mean square). Tried on splits of 0.9 and 0.1: Pearson {pearson} on the networks of the fit; the sum of squared residuals of the "
-        f"others is {summary['ssr']:.4f} on average and {summary['largest_ssr']:.4f} at most; intervals of {percent(found.coverage)} held "
-        f"{summary['coverage']:.1%} of them."
+        f"{found.regression.error:.4f} (root mean square). Tried on splits of 0.9 and 0.1: Pearson {pearson} on the networks of the "
+        f"fit; the sum of squared residuals of the others is {summary['ssr']:.4f} on average and {summary['largest_ssr']:.4f} at most; "
+        f"intervals of {percent(found.coverage)} held {summary['coverage']:.1%} of them."
     )
     return [*terms, wrapped([said]), ""]
 
