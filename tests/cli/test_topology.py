@@ -68,6 +68,11 @@ def test_designs_of_the_reference_s_mass_are_listed_and_written(tmp_path, capsys
     assert "train it to know" in " ".join(out.split())
 
 
+def test_depths_up_to_the_deepest_cell_of_the_reference_are_tried_without_others(capsys):
+    code, out, _ = call("design", "--reference", "4x4t6-6x8t10", "--step", "2", "--json", capsys=capsys)
+    assert (code, answer(out)["candidates"]) == (0, 7 * 13 + 9 * 17)
+
+
 def test_a_latency_is_measured_where_it_is_limited(capsys):
     few = ["--depths", "4", "--step", "4"]
     code, out, _ = call(*REFERENCE[:-2], *few, "--tolerance", "0.3", "--max-latency", "60", "--json", capsys=capsys)
@@ -84,12 +89,17 @@ def test_a_latency_is_measured_where_it_is_limited(capsys):
         (["mass", "--depth", "4", "--width", "2.5", "--links", "3"], "--width 2.5: give whole numbers"),
         (["mass", "--depth", "-4", "--width", "2", "--links", "3"], "a cell's depth is -4"),
         (["mass", "--depth=4", "--width=2", "--links=-3"], "a cell's links is -3"),
+        (["mass", "--depth", "4", "--width", "2", "--links", "3", "--shape", "3", "32"], "takes images"),
+        (["mass", "--depth", "4", "--width", "2", "--links", "3", "--classes", "0"], "classes must be"),
+        (["mass", "--depth", "4", "--width", "2", "--links", "3", "--additive", "bhardwaj2021"], "leave them out"),
+        (["mass", "--network", "linked-4x2t3", "--mlp"], "--mlp is for --depth"),
         (["mass", "--network", "vit-2x16", "--network-arg", "patch=8"], "cannot be followed through"),
         (["design"], "give either --reference"),
         (["design", "--mass", "9"], "--mass needs --width and --depths"),
         (["design", "--mass", "0", "--width", "4", "--depths", "5"], "give one above 0"),
         (["design", "--reference", "6x4"], "'6x4' names no cells"),
         ([*REFERENCE, "--max-parameters", "-1"], "the limit parameters=-1.0 is not above 0"),
+        ([*REFERENCE, "--shape", "3", "0", "8"], "whole numbers above 0"),
         ([*REFERENCE, "--depths", "2"], "depth=2 in a space of designs"),
         ([*REFERENCE, "--tolerance", "2"], "tolerance=2.0"),
         ([*REFERENCE, "--max-parameters", "500"], "the nearest is"),

@@ -129,6 +129,11 @@ def test_a_design_is_written_built_and_trained_with_the_usual_recipe(tmp_path: P
         (lambda: designs(-1.0, SPACE), "a mass of -1 is wanted"),
         (lambda: designs([Cell(2, 3, 4)], SPACE), "every network has mass 0"),
         (lambda: designs(9.0, SPACE, tolerance=0), "tolerance=0"),
+        (lambda: designs(9.0, Space((40,), ((4, 8, 16, 32, 64, 128),))), "4.09e\\+17 designs, too many to try each"),
+        (lambda: designs(9.0, SPACE, input_shape=(3, 0, 8)), "whole numbers above 0"),
+        (lambda: designs(9.0, SPACE, classes=-1), "classes must be a whole number of at least 2"),
+        (lambda: Limits(batch=1.5), "batch=1.5: give a whole number"),  # pyright: ignore
+        (lambda: export([], "design.json"), "at least one cell"),
     ],
 )
 def test_what_makes_no_sense_is_one_clear_error(make, said):

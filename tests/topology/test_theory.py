@@ -76,11 +76,19 @@ def test_equal_masses_leave_only_the_confidence_term():
         ((622, 300, -0.1, 100), "training_error=-0.1"),
         ((622, 300, 0.1, 0), "examples=0"),
         ((math.inf, 300, 0.1, 10), "mass=inf"),
+        ((622, 300, 5.0, 100), "training_error=5.0: give a finite number from 0 to 1"),
+        ((622, 300, 0.1, 100, 2), "delta=2: give a probability above 0, and at most 1"),
     ],
 )
 def test_a_number_out_of_its_range_is_one_clear_error(arguments, said):
     with pytest.raises(InputError, match=said):
         mass_bound(*arguments)
+
+
+@pytest.mark.parametrize("difference", [math.nan, 1.5])
+def test_a_difference_of_training_errors_that_is_none_is_one_clear_error(difference):
+    with pytest.raises(InputError, match=f"training_difference={difference}: give a finite number from -1 to 1"):
+        mass_difference_bound(622, 856, 300, difference, 100)
 
 
 @pytest.mark.parametrize("cell", [Cell(9, 4, 6), Cell(20, 8, 30), Cell(5, 3, 99)])

@@ -78,6 +78,10 @@ def mass_(
         raise InputError(
             "give one of these: --depth, --width and --links of a design, the folder of a run, or --network."
         )
+    if designed and (network_arg or additive != "none"):
+        raise InputError("--network-arg and --additive are for --network or a run; leave them out for a design.")
+    if mlp and not designed:
+        raise InputError("--mlp is for --depth, --width and --links of a design; leave it out.")
     if not designed:
         _of_network(
             run, network, pairs(network_arg, "--network-arg") or {}, image, classes, additive, report, data_root, json
@@ -125,7 +129,7 @@ def _cells(depth: str | None, width: str | None, links: str | None) -> list[Any]
 
 
 def _whole(option: str, text: str) -> list[int]:
-    """Whole numbers with commas between, or a range a-b."""
+    """Whole numbers with commas between."""
     from shaketable.errors import InputError
 
     try:
@@ -223,7 +227,7 @@ def design_(
     width
         Channels of each cell; those of the reference without it.
     depths
-        Layers of a cell that are tried; from 5 to those of the reference without it.
+        Layers of a cell that are tried; from 5 to those of the deepest cell of the reference without it.
     step
         Between numbers of links that are tried.
     tolerance
@@ -256,10 +260,9 @@ def design_(
     if not cells and (width is None or depths is None):
         raise InputError("--mass needs --width and --depths: give the channels of each cell, and the depths to try.")
     widths = tuple(_whole("--width", width)) if width else tuple(cell.width for cell in cells)
-    tried = _whole("--depths", depths) if depths else range(min(5, cells[0].depth), cells[0].depth + 1)
-    image = tuple(shape or (3, 32, 32))
-    if len(image) != 3:
-        raise InputError(f"--shape has {len(image)} numbers; give channels, height and width of an image.")
+    deepest = max((cell.depth for cell in cells), default=0)
+    tried = _whole("--depths", depths) if depths else range(min(5, deepest), deepest + 1)
+    image: Any = tuple(shape or (3, 32, 32))
     found = designs(
         cells or float(mass or 0),
         Space(tuple(tried), (widths,), step),

@@ -17,9 +17,12 @@ from shaketable.files import write_text
 from shaketable.forward import usable_device
 from shaketable.networks import build
 from shaketable.networks.cells import Cell
-from shaketable.topology.mass import flops, nn_density, nn_mass, parameters
+from shaketable.topology.mass import checked, flops, nn_density, nn_mass, parameters
 from shaketable.topology.space import Block, Space, blocks, pareto
 from shaketable.training import Recipe, named
+
+MOST = 10**11
+"""Designs that are tried at most: hours."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Limits:
         batch, device: of that pass.
 
     Raises:
-        InputError: a limit that is not above 0.
+        InputError: a limit that is not above 0, or a batch that is no whole number.
     """
 
     parameters: float | None = None
@@ -46,6 +49,8 @@ class Limits:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f"the limit {name}={value!r} is not above 0; leave it out, or give a number above 0.")
+        if not isinstance(self.batch, int):
+            raise InputError(f"batch={self.batch!r}: give a whole number from 1.")
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,8 @@ def designs(
     Returns: a :class:`Designs`; designs that are equal in both numbers are one, the one of mass nearest to the wanted one.
 
     Raises:
-        InputError: a mass or tolerance that is not above 0, or limits that no design meets: the sentence offers the nearest design.
+        InputError: a mass or tolerance that is not above 0, a space of more than 10^11 designs, a shape or number of classes that no
+            network is built for, or limits that no design meets: the sentence offers the nearest design.
 
     Cost: ten million designs take about a second, in chunks of a million (60 MB).
 
@@ -118,13 +124,18 @@ def designs(
     """
     started = time.monotonic()
     limits = limits or Limits()
-    wanted = float(mass) if isinstance(mass, int | float) else nn_mass(mass)
+    wanted = nn_mass(mass) if isinstance(mass, Sequence) else float(mass)
     if not 0 < wanted < math.inf:
         raise InputError(
             f"a mass of {wanted:g} is wanted; without long-range links every network has mass 0: give one above 0."
         )
     if not 0 < tolerance < 1:
         raise InputError(f"tolerance={tolerance!r}: give a share of the mass between 0 and 1.")
+    if space.count > MOST:
+        raise InputError(
+            f"the space has {space.count:.3g} designs, too many to try each (at most {MOST:.0e}, some hours); give a larger step "
+            "between numbers of links, or fewer cells or depths."
+        )
     best, matching = _Front(), 0
     for block in blocks(space, input_shape, classes):
         near = np.flatnonzero(np.abs(block.mass - wanted) <= tolerance * wanted)
@@ -179,6 +190,9 @@ def export(cells: Sequence[Cell], path: str | Path, **fields: Any) -> Recipe:
 
     Returns: the recipe; ``shaketable.build(recipe.network, (3, 32, 32), 10)`` is its network.
 
+    Raises:
+        InputError: no cell, or a field that a recipe has not.
+
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -186,7 +200,7 @@ def export(cells: Sequence[Cell], path: str | Path, **fields: Any) -> Recipe:
         ...     Recipe.from_file(Path(folder) / "design.json") == recipe, recipe.network
         (True, 'linked-4x2t3')
     """
-    recipe = named("nn-mass", network="linked-" + "-".join(map(str, cells)), **fields)
+    recipe = named("nn-mass", network="linked-" + "-".join(map(str, checked(cells))), **fields)
     write_text(Path(path), json.dumps(recipe.to_dict(), indent=1) + "\n")
     return recipe
 

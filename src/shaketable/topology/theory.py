@@ -120,7 +120,7 @@ def mass_bound(mass: float, sigma: float, training_error: float, examples: int, 
         sigma: the most connections that a channel can have.
         training_error: in [0, 1].
         examples: N.
-        delta: the probability that it fails.
+        delta: the probability that it fails, in (0, 1].
 
     Returns: a :class:`MassBound`.
 
@@ -134,7 +134,7 @@ def mass_bound(mass: float, sigma: float, training_error: float, examples: int, 
 
     References: as for :func:`kl_term`, theorems 1 and 2. D. McAllester, Some PAC-Bayesian theorems, 1999.
     """
-    _check("training_error", training_error, 0)
+    _check("training_error", training_error, 0, 1)
     kl, exact = kl_term(mass, sigma), kl_term(mass, sigma, exact=True)
     under = kl + _log_term(examples, delta)
     expression = training_error + math.sqrt(under / (2 * examples)) if under >= 0 else None
@@ -157,7 +157,7 @@ def mass_difference_bound(
         deeper: :math:`m_L`, at most ``shallower``.
         shallower: :math:`m_S`, of a network of the same width.
         sigma: as for :func:`mass_bound`.
-        training_difference: of the training errors.
+        training_difference: of the training errors, in [-1, 1].
         examples, delta: as for :func:`mass_bound`.
 
     Returns: a :class:`MassBound`; ``value`` is None, with the reason.
@@ -172,14 +172,14 @@ def mass_difference_bound(
 
     References: as for :func:`kl_term`, corollary 1.
     """
+    _check("training_difference", training_difference, -1, 1)
     if deeper > shallower:
         raise InputError(
             f"corollary 1 is of a deeper network of mass {deeper:g} at most {shallower:g}, that of the shallower one; exchange them."
         )
     terms = [[kl_term(mass, sigma, exact) for mass in (deeper, shallower)] for exact in (False, True)]
     kl, exact = (one - other for one, other in terms)
-    log_term = math.log(4 * examples) - 2 * math.log(delta) if _log_term(examples, delta) else 0.0
-    expression = training_difference + math.sqrt((kl + log_term) / (2 * examples))
+    expression = training_difference + math.sqrt((kl + 2 * _log_term(examples, delta)) / (2 * examples))
     reason = _why_not(shallower, terms[0][1]) or _why_not(deeper, terms[0][0])
     return MassBound(None if reason else expression, kl, exact, reason, expression)
 
@@ -197,11 +197,12 @@ def _log_term(examples: int, delta: float) -> float:
     if isinstance(examples, bool) or not isinstance(examples, int) or examples < 1:
         raise InputError(f"examples={examples!r}: give a whole number from 1.")
     if not 0 < delta <= 1:
-        raise InputError(f"delta={delta!r}: give a probability above 0.")
+        raise InputError(f"delta={delta!r}: give a probability above 0, and at most 1.")
     return math.log(2 * math.sqrt(examples) / delta)
 
 
-def _check(name: str, value: float, lowest: float, open_: bool = False) -> None:
-    """Refuse a number that is below its range, or not finite."""
-    if not math.isfinite(value) or value < lowest or (open_ and value == lowest):
-        raise InputError(f"{name}={value!r}: give a finite number {'above' if open_ else 'from'} {lowest}.")
+def _check(name: str, value: float, lowest: float, most: float = math.inf, open_: bool = False) -> None:
+    """Refuse a number that is out of its range, or not finite."""
+    if not math.isfinite(value) or not lowest <= value <= most or (open_ and value == lowest):
+        upto = "" if most == math.inf else f" to {most}"
+        raise InputError(f"{name}={value!r}: give a finite number {'above' if open_ else 'from'} {lowest}{upto}.")
