@@ -18,8 +18,8 @@ from shaketable.params import state
 
 CLASSES, EACH, STEP, SAMPLED = 100, 50, 16, 2
 """Classes, examples of each, and what the naive loop runs of them: every so many units, of so many classes."""
-HEADS = (0, 512)
-"""Outputs of the two hidden linear layers of VGG-16; 0: one linear layer alone, as most do for images of 32x32."""
+HEADS = {"ablation-vgg16-linear": 0, "ablation-vgg16": 512}
+"""By work the outputs of the two hidden linear layers of VGG-16; 0: one linear layer alone, as most do for images of 32x32."""
 IMAGES = 8
 
 
@@ -62,11 +62,8 @@ def naive(head: nn.Module, activation: Tensor, label: int, numbers: Sequence[int
 
 
 def cumulative(name: str, options: Options) -> list[Row]:
-    """Both curves of all classes at the last convolution, a row for each head; recorded activations are given to either side."""
-    return [_cumulative(name, hidden, options) for hidden in HEADS]
-
-
-def _cumulative(name: str, hidden: int, options: Options) -> Row:
+    """Both curves of all classes at the last convolution; recorded activations are given to either side."""
+    hidden = HEADS[name]
     network, head = vgg16(hidden)
     generator = generator_from(0, "images")
     images = torch.randn(CLASSES * EACH, 3, 32, 32, generator=generator)
@@ -101,14 +98,14 @@ def _cumulative(name: str, hidden: int, options: Options) -> Row:
             slow = slow + taken
             same &= truth == found[:, label, list(numbers)].tolist()
         slow = slow * (CLASSES / len(classes)) * ((site.units + 1) / len(numbers))
-        say(f"{name}: hidden {hidden}: repeat {repeat}: naive {slow[0]:.1f} s, engine {seconds[0]:.2f} s")
+        say(f"{name}: repeat {repeat}: naive {slow[0]:.1f} s, engine {seconds[0]:.2f} s")
         times.append((slow, seconds))
     whole = float(passed[0]) * 2 * (site.units + 1)
     made = float(sum(seconds[0] for _, seconds in times)) / len(times) + float(tracing[0])
-    return row(
-        f"{name}-{hidden if hidden else 'linear'}",
+    found = row(
+        name,
         times,
-        goal=50.0 if not hidden else None,
+        goal=50.0,
         identical=same,
         network=f"VGG-16, {'one linear layer' if not hidden else f'hidden layers of {hidden}'}, random weights",
         data="synthetic 3x32x32",
@@ -116,7 +113,7 @@ def _cumulative(name: str, hidden: int, options: Options) -> Row:
         variants=2 * CLASSES * (site.units + 1),
         batch_naive=EACH,
         batch_engine=removals.rows(),
-        choice=f"way {removals.way}",
+        choice=f"way {removals.way}{', bfloat16 first' if removals.rounds else ''}",
         sampled=not options.full,
         sampled_how=f"naive: {SAMPLED} of {CLASSES} classes, every {STEP}th number of units",
         more={
@@ -125,6 +122,7 @@ def _cumulative(name: str, hidden: int, options: Options) -> Row:
             "whole_network_for_each_number": f"{whole / (made + float(passed[0])):.0f} times, base pass and tracing in",
         },
     )
+    return [found]
 
 
 def channels(name: str, options: Options) -> list[Row]:
@@ -178,9 +176,10 @@ def channels(name: str, options: Options) -> list[Row]:
 
 
 BENCHMARKS: dict[str, tuple[str, Callable[[str, Options], Sequence[Row]]]] = {
-    "ablation-vgg16": (
-        "both curves of accuracy against units removed, all classes, last convolution of VGG-16",
+    "ablation-vgg16-linear": (
+        "both curves of accuracy against units removed, all classes, last convolution of VGG-16, one linear layer behind",
         cumulative,
     ),
+    "ablation-vgg16": ("the same with two hidden layers of 512 behind", cumulative),
     "ablation-channels": ("each channel of a ResNet-18's last convolution removed alone, against captum", channels),
 }

@@ -30,8 +30,8 @@ TOGETHER = 100
 WORTH = 1.5
 """How many times as fast bfloat16 must be."""
 CACHE, FEW, ROUNDED, MANY = 2**20, 256, 1024, 2048
-"""Bytes of a pass behind the site that keep a processor's cache useful, and the least (in bfloat16: too) and most rows in one pass."""
-STEPS = 4
+"""Bytes of a pass behind the site that a cache holds, and the least rows in one pass, in bfloat16 ROUNDED, and the most."""
+STEPS = 2
 """Of a running sum that are in one pass at least: what is added to stays in the cache."""
 log = logging.getLogger("shaketable.engine")
 
@@ -163,8 +163,8 @@ class Removals:
             terms = self.linear.terms(base.values) if self.linear else _by_unit(base.activation, self.site)
             empty = self.linear.state(base.values) if self.linear else torch.zeros_like(terms)
             acts = terms.flatten(2).ne(0).any(2)
-            ways = [partial(self._behind, base, rounded=rounded) for rounded in (False, True)[: 1 + self.rounds]]
-            behind = Margins(*ways)
+            rough = partial(self._behind, base, rounded=True) if self.rounds else None
+            behind = Margins(partial(self._behind, base), rough)
             return [self._right(base, labels, order, terms, empty, acts.gather(1, order), behind) for order in orders]
 
     def _right(
@@ -213,7 +213,7 @@ class Removals:
         by_step = taken[:, : len(alive) - 1].t().contiguous()
         if self.linear is not None:
             terms = terms.flatten(0, 1)[at * terms.shape[1] + by_step]  # [step, N, positions, taps]
-            weights = self.linear.weight.new_empty(len(at), *self.linear.weight.shape[1:])
+        weights = empty.new_empty(len(at), *self.linear.weight.shape[1:]) if self.linear else empty
         room = empty.new_empty(max(self.rows(), len(at)), *empty.shape[1:])
         state, filled = empty[at], 0
         for step, rows in enumerate(alive):
@@ -225,7 +225,8 @@ class Removals:
             if not step:
                 state.copy_(before)
             elif self.linear is not None:
-                weight = torch.index_select(self.linear.weight, 0, by_step[step - 1, :rows], out=weights[:rows])
+                unit = by_step[step - 1, :rows]
+                weight = torch.index_select(self.linear.weight, 0, unit, out=weights[:rows])
                 if weight.shape[1] == 1:
                     torch.addcmul(before, terms[step - 1, :rows], weight, out=state)
                 else:
@@ -235,7 +236,7 @@ class Removals:
                 state.copy_(before)[torch.arange(rows, device=at.device), unit] = terms[at[:rows], unit]
         yield room[:filled]
 
-    def _behind(self, base: Recorded, made: Tensor, rows: Tensor, rounded: bool) -> Tensor:
+    def _behind(self, base: Recorded, made: Tensor, rows: Tensor, rounded: bool = False) -> Tensor:
         """Logits of rows of states."""
         if self.linear is not None:
             return self.linear.logits(made, base.values, rows, rounded)
@@ -293,7 +294,9 @@ class Removals:
         seconds = []
         for rounded in (False, True):
             try:
-                runs = [clocked(lambda r=rounded: self._behind(base, state[rows], rows, r), device)[0] for _ in range(3)]
+                runs = [
+                    clocked(lambda r=rounded: self._behind(base, state[rows], rows, r), device)[0] for _ in range(3)
+                ]
             except RuntimeError as error:  # an operation that has no bfloat16, or wants one type of numbers
                 log.info("nothing in bfloat16 behind %s: %s", self.site.layer, error)
                 return False
