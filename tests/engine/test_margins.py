@@ -78,6 +78,7 @@ def test_curves_by_bfloat16_are_those_of_the_naive_loop_behind_hidden_layers_and
         made = Removals(network, snapshot(network), site, x, way=way)
         assert made.rounds
         assert torch.equal(made.right(made.record(x), labels, [order])[0], truth)
+        assert not Removals(network, snapshot(network), site, x, way=way, precision="float32").rounds
 
 
 def test_what_has_no_bfloat16_is_computed_in_float32(monkeypatch):

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,8 @@ class Removals:
     ``"sum"``: all that depends on the site goes through one linear operator, each of whose inputs depends on one unit: its output
     is a running sum over units, and only what follows it runs for each set of units. ``"suffix"``: what is behind the site runs
     for each. ``"network"``: all of it does, as it stands, with a mask: the reference. Units that an example does not
-    activate leave it as it was, and are passed over. Decisions near a tie are those of the suffix.
+    activate leave it as it was, and are passed over. Decisions near a tie are those of the suffix; what is far from one may be
+    decided in bfloat16, where that is faster: see :class:`shaketable.engine.margins.Margins`.
 
     Args:
         network: any module, in evaluation mode; never written to.
@@ -70,6 +71,7 @@ class Removals:
         inputs: a few examples.
         memory: bytes that may be taken; without it half of what is free.
         way: one of the three, or ``"auto"``.
+        precision: ``"float32"`` for no decision in bfloat16; ``"auto"``: where that is measured to be faster.
 
     Raises:
         RunError: the way asked for cannot carry this network.
@@ -83,12 +85,13 @@ class Removals:
         inputs: Inputs,
         memory: int | None = None,
         way: str = "auto",
+        precision: Literal["auto", "float32"] = "auto",
     ) -> None:
         self.network, self.params, self.site = network, params, site
         self.memory = budget(memory, next((t.device for t in params.values()), torch.device("cpu")))
         self.suffix: Suffix | None = None
         self.linear: Linear | None = None
-        self.rounds = False
+        self.precision, self.rounds = precision, False
         few = map_inputs(lambda tensor: tensor[:CHECKED], inputs)
         self.reason = "as asked"
         if way != "network":
@@ -280,7 +283,7 @@ class Removals:
                 state = self.linear.state(base.values) + self.linear.summed(terms)
                 if not close(truth, self.linear.logits(state, base.values, rows)):
                     self.linear = None
-        self.rounds = self._rounding_pays(base)
+        self.rounds = self.precision == "auto" and self._rounding_pays(base)
 
     def _rounding_pays(self, base: Recorded) -> bool:
         """Whether what is behind the state, or the site, is so much faster in bfloat16 that many rows may run twice."""
