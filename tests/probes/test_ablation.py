@@ -194,6 +194,29 @@ def test_a_network_that_cannot_be_traced_has_its_curves_too():
     assert result.table["accuracy"][0] == 1
 
 
+class Steps(nn.Module):
+    """Sequences [N, T, 3], whose steps come first, or are put together with the examples."""
+
+    def __init__(self, together: bool) -> None:
+        super().__init__()
+        self.together = together
+        self.step, self.relu, self.head = nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 3)
+
+    def forward(self, x):
+        if self.together:
+            return self.head(self.relu(self.step(x.flatten(0, 1))).view(*x.shape[:2], -1).mean(1))
+        return self.head(self.relu(self.step(x.transpose(0, 1))).mean(0))
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("count", [1, 4, 30])
+def test_an_activation_without_a_row_for_each_example_is_one_clear_error(together, count):
+    network, inputs = Steps(together).eval(), torch.ones(count, 4, 3)
+    study = Study(network, train=(inputs, network(inputs).argmax(1)))
+    with pytest.raises(InputError, match="layer 'step': its activation .* has no row for each of them"):
+        ablation(study, "step")
+
+
 def test_a_network_at_chance_is_one_sentence():
     study = residual()
     assert study.train is not None

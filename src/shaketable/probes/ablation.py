@@ -13,8 +13,8 @@ from torch import Tensor
 from shaketable.data import Data
 from shaketable.engine.removals import Recorded, Removals
 from shaketable.errors import InputError, RunError
-from shaketable.forward import map_inputs
-from shaketable.intervene import Site, site_of
+from shaketable.forward import Inputs, evaluation_mode, forward, map_inputs, tensors_of
+from shaketable.intervene import Site, recorded, site_of
 from shaketable.probes.cells import Cell, Cells
 from shaketable.probes.stored import Result, check_whole, facts_of, identity_of, stored, time_taken
 from shaketable.probes.turning_points import Rule, Ties, key_quantities
@@ -165,7 +165,8 @@ def ablation(
     Returns: an :class:`Ablation`; ``summary()`` has the turning points, :math:`\zeta` and :math:`\kappa`.
 
     Raises:
-        InputError: a layer that has no units or one, a class without examples, data that are no classification.
+        InputError: a layer that has no units or one, or whose activation has no row for each example, a class without examples,
+            data that are no classification.
         RunError: the network is no better than chance on these data (not asked where some classes are chosen).
 
     Cost: a pass over the data up to the layer (two, where its activations do not fit the memory), and for each example, order
@@ -203,6 +204,8 @@ def ablation(
         raise InputError("layers=[]: name at least one layer, or leave it out.")
     some = map_inputs(lambda tensor: tensor[:4], data.inputs)
     sites = [site_of(study.network, layer, some) for layer in dict.fromkeys(asked)]
+    for site in sites:
+        _refuse_rows(study, site, some)
     arguments: dict[str, Any] = {"layers": [site.layer for site in sites], "attribute": attribute}
     arguments |= {"over": list(groups_of), "split": split, "rule": rule, "ties": ties, "seed": seed}
     if classes is not None:
@@ -332,6 +335,25 @@ def _classes(classes: Sequence[int] | None, data: Data, count: int) -> list[int]
     if not chosen:
         raise InputError("classes=[]: name at least one class, or leave it out.")
     return chosen
+
+
+def _refuse_rows(study: Study, site: Site, some: Inputs) -> None:
+    """One error for an activation of which nothing says what belongs to which example."""
+    count = len(next(iter(tensors_of(some).values())))
+    for number in (count, max(1, count - 1)):
+        few = map_inputs(lambda tensor, number=number: tensor[:number].clone(), some)
+        with (
+            recorded(study.network, site) as seen,
+            evaluation_mode(study.network),
+            torch.no_grad(),
+            torch.random.fork_rng(devices=[]),
+        ):
+            forward(study.network, few, study.final)
+        if len(seen[0]) != number:
+            raise InputError(
+                f"layer {site.layer!r}: its activation {list(seen[0].shape)} of {number} examples has no row for each of them, so that "
+                "classes cannot be told apart; choose another layer, or let the network keep examples in the first dimension."
+            )
 
 
 def _refuse_chance(cell: Cell, classes: int, split: str) -> None:
