@@ -1,5 +1,6 @@
 """Mass of networks from their graph: linked networks, DenseNet by hand, residual networks, and what is not followed."""
 
+import logging
 from itertools import pairwise
 
 import pytest
@@ -91,6 +92,42 @@ class Dense(nn.Module):
 def test_however_all_earlier_channels_are_brought_together_the_density_is_one(way):
     found = traced_topology(Dense(way).eval(), IMAGES)
     assert (found.nn_density, found.nn_mass, len(found.cells)) == (1.0, 16.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("reorder", "long"),
+    [(lambda x: x.flip(1)[:, :6], 4), (lambda x: x.roll(4, 1)[:, :6], 4), (lambda x: x.flip(2)[:, :6], 2)],
+)
+def test_channels_are_followed_where_their_order_changes(reorder, long):
+    class Reordered(nn.Module):
+        """A third layer sees six of the channels of the second and the first one."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+            self.third, self.head = nn.Conv2d(6, 5, 1), nn.Linear(5, 2)
+
+        def forward(self, images):
+            x = self.first(images)
+            x = self.third(reorder(torch.cat([self.second(x), x], 1)))
+            return self.head(x.mean((2, 3)))
+
+    found = traced_topology(Reordered().eval(), IMAGES)
+    assert [cell.links for cell in found.cells] == [5 * long]
+
+
+def test_a_network_that_does_not_take_the_inputs_is_one_error_and_torch_logs_nothing():
+    said = []
+    handler = logging.Handler()
+    handler.emit = said.append
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(RunError, match="Linear cannot be traced"):
+            traced(nn.Linear(3, 2), torch.zeros(2, 5))
+    finally:
+        logger.removeHandler(handler)
+    assert (said, logger.disabled) == ([], False)
 
 
 def test_a_network_without_concatenation_has_mass_zero_and_it_is_said_what_that_means():

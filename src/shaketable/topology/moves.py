@@ -1,4 +1,4 @@
-"""How channels move through a graph: reshapes, permutations, indices, slices, splits and means."""
+"""How channels move through a graph: reshapes, permutations, flips, indices, slices, splits and means."""
 
 import math
 from dataclasses import dataclass
@@ -60,6 +60,21 @@ def _indexed(node: Node, path: Channels, integers: dict[Node, Tensor]) -> Channe
     return Channels(path.numbers[numbers.numpy()], path.dim)
 
 
+def _flipped(node: Node, path: Channels, integers: dict[Node, Tensor]) -> Channels:
+    """The channels in the reverse order."""
+    rank = len(shape_of(node))
+    return Channels(path.numbers[::-1], path.dim) if path.dim in {dim % rank for dim in args_of(node)[1]} else path
+
+
+def _rolled(node: Node, path: Channels, integers: dict[Node, Tensor]) -> Channels:
+    """The channels moved on around a ring."""
+    shifts, dims = args_of(node)[1], args_of(node)[2] if len(args_of(node)) > 2 else []
+    if not dims:
+        raise not_followed(node, "it rolls all dimensions as one")
+    moved = sum(shift for shift, dim in zip(shifts, dims, strict=True) if dim % len(shape_of(node)) == path.dim)
+    return Channels(np.roll(path.numbers, moved), path.dim)
+
+
 def _sliced(node: Node, path: Channels, integers: dict[Node, Tensor]) -> Channels:
     """A range of the channels."""
     given: list[Any] = list(args_of(node)[1:])
@@ -95,6 +110,8 @@ MOVES = {
     **dict.fromkeys(("view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "expand"), _reshaped),
     **dict.fromkeys(("permute", "transpose", "t"), _permuted),
     **dict.fromkeys(("index", "index_select"), _indexed),
+    "flip": _flipped,
+    "roll": _rolled,
     "slice": _sliced,
     **dict.fromkeys(("split", "split_with_sizes"), _split),
     **dict.fromkeys(("mean", "sum", "amax"), _reduced),

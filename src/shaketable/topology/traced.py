@@ -113,8 +113,8 @@ def traced_topology(
     notes = []
     if not cells and not counted:
         notes.append(
-            "no channel is concatenated to a layer two or more behind its own: the mass is 0 by definition, which says nothing "
-            "about how good the network is."
+            "no channel is concatenated to a layer two or more behind its own, the last layer aside: the mass is 0 by definition, "
+            "which says nothing about how good the network is."
         )
     if graph.skips and additive == "none":
         notes.append(

@@ -1,6 +1,9 @@
 """A network that we did not build as layers of channels: which layer's channels reach which, by following its graph."""
 
+import logging
 import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,7 +98,7 @@ def traced(network: nn.Module, inputs: Inputs) -> Traced:
             return forward(network, map_inputs(lambda _: next(following), inputs))
 
     try:
-        with evaluation_mode(network), torch.no_grad():
+        with evaluation_mode(network), torch.no_grad(), _silent():
             module = make_fx(functionalize(run, remove="mutations"), tracing_mode="fake")(
                 list(held.values()), list(tensors_of(inputs).values())
             )
@@ -143,6 +146,17 @@ def channel_graph_of(graph: Traced) -> ChannelGraph:
         for index in np.unique(found.made_by[one.inputs[one.inputs >= 0]]):
             found.operators[index].used = True
     return found
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep torch from logging a traceback where a pass without values fails: the error says it all."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _followed(
