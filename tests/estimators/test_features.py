@@ -1,11 +1,14 @@
 """What an estimator looks at: columns of a zoo, and margins at four layers."""
 
+import math
+
 import polars as pl
 import pytest
+import torch
 
 from shaketable.errors import InputError
 from shaketable.estimators import MARGINS, fit, margin_statistics, with_margins
-from shaketable.estimators.features import architecture
+from shaketable.estimators.features import Feature, architecture, values_of
 from shaketable.measures.margins import normalised_margins
 from shaketable.study import Study
 from shaketable.training import Recipe
@@ -39,6 +42,16 @@ def test_an_estimator_can_rest_on_margins(small_zoo):
     assert found.estimate(study).features["value"].to_list() == [
         margin_statistics(study)[name] for name in ("margin1_median", "margin4_median")
     ]
+
+
+def test_a_margin_that_was_fitted_by_its_logarithm_is_looked_at_by_its_logarithm():
+    final = {"weight": torch.eye(2), "bias": torch.zeros(2)}
+    inputs = torch.tensor([[2.0, 1], [0, 5], [9, 0]])
+    study = Study(torch.nn.Linear(2, 2).eval(), final=final, train=(inputs, [0, 1, 0]))
+    plain, logarithm = (Feature("margin1_median", 1, {}, way, 0.0, 1.0) for way in (False, True))
+    value, found = values_of(study, [plain, logarithm])
+    assert value == margin_statistics(study)["margin1_median"] > 0
+    assert found == pytest.approx(math.log10(value))
 
 
 def test_measures_that_were_taken_in_more_than_one_way_are_refused(small_zoo):

@@ -127,9 +127,10 @@ def values_of(study: Study, features: Sequence[Feature]) -> np.ndarray:
     found = []
     for feature in features:
         if feature.measure in margins:
-            found.append(margins[feature.measure])
-            continue
-        row = measured_row(study, feature.measure, feature.arguments)
+            value = margins[feature.measure]
+            row = {"value": value, "log10": math.log10(value) if value > 0 else None, "reason": None}
+        else:
+            row = measured_row(study, feature.measure, feature.arguments)
         value = row["log10"] if feature.logarithm else row["value"]
         if value is None or not math.isfinite(value):
             reason = row["reason"] or f"it came out as {value}"
