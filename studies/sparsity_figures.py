@@ -62,10 +62,14 @@ def learnt(table: pl.DataFrame, recipes: Mapping[str, Recipe], network: str) -> 
 
     The models A to E, which are on other data, stay out.
     """
+    return table.filter(pl.col("network").is_in(_names(recipes, network)), pl.col("train_error") <= LEARNT)
+
+
+def _names(recipes: Mapping[str, Recipe], network: str) -> list[str]:
+    """The networks of an architecture without the models A to E."""
     small = next(iter(recipes.values())).network_args.get("width") is not None
     apart = {recipe.folder_name for recipe in models(small)}
-    own = [name for name, one in recipes.items() if one.network.startswith(network) and name not in apart]
-    return table.filter(pl.col("network").is_in(own), pl.col("train_error") <= LEARNT)
+    return [name for name, one in recipes.items() if one.network.startswith(network) and name not in apart]
 
 
 def wide(table: pl.DataFrame) -> pl.DataFrame:
@@ -231,8 +235,9 @@ def tables(zoo: Zoo, table: pl.DataFrame, recipes: Mapping[str, Recipe], chosen:
 def _counts(table: pl.DataFrame, recipes: Mapping[str, Recipe], network: str) -> dict[str, Any]:
     """How many networks of an architecture there are, how many learnt their data, and how far their gaps reach."""
     own = learnt(table, recipes, network).unique("network")
-    names = [name for name, one in recipes.items() if one.network.startswith(network)]
-    trained = table.filter(pl.col("network").is_in(names), pl.col("train_error").is_not_null())["network"].n_unique()
+    trained = table.filter(pl.col("network").is_in(_names(recipes, network)), pl.col("train_error").is_not_null())[
+        "network"
+    ].n_unique()
     ends = own["gap"].to_list()
     return {
         "trained": trained,
