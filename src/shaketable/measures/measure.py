@@ -168,7 +168,8 @@ def from_value(value: float, layers: pl.DataFrame | None = None, **more: Any) ->
         reason = (
             f"the number came out as {value}: the weights are too large for float64, or some logits for their own type"
         )
-        return Measurement(None, status="failed", layers=layers, **more | {"reason": reason})
+        more["reason"] = reason
+        return Measurement(None, status="failed", layers=layers, **more)
     log_value = math.log(value) if value > 0 else -math.inf if value == 0 else None
     return Measurement(value, log_value, layers=layers, **more)
 
