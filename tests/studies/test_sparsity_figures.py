@@ -110,5 +110,5 @@ def test_the_page_has_what_was_made_and_nothing_else(made):
     assert "## Figure 3" in text
     assert "Figure 4: models" not in text
     assert "](sparsity/figure3b-kappa.png)" in text
-    assert "- vgg16: 41 trained, 35 of them" in text
+    assert "- vgg16: 36 trained, 35 of them" in text
     assert text.count("python -m it") == 1
