@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
 
 from shaketable.errors import InputError
 
@@ -130,3 +131,8 @@ def forward(network: nn.Module, inputs: Inputs, params: Mapping[str, Tensor] | N
     buffers = {name: params.get(name, buffer).clone() for name, buffer in network.named_buffers()}
     with exchanged(slots(network), {**params, **buffers}):
         return logits_of(network(*args, **kwargs))
+
+
+def name_of(node: Node) -> str:
+    """The name of an operation in a traced graph, as in ``torch.ops.aten``."""
+    return node.target._schema.name.removeprefix("aten::") if hasattr(node.target, "_schema") else str(node.target)  # pyright: ignore

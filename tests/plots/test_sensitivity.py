@@ -1,5 +1,7 @@
 """The figure of sensitivity, as data."""
 
+from typing import Any
+
 import polars as pl
 import pytest
 from tests.tables import sensitivity
@@ -25,5 +27,6 @@ def test_layers_are_columns_where_there_are_many_and_what_is_not_there_is_said()
     assert len(plots.sensitivity_heatmap(many.summary()).to_dict()["encoding"]["x"]["scale"]["domain"]) == 13
     with pytest.raises(InputError, match="no layer of the split 'train'"):
         plots.sensitivity_heatmap(many.summary().filter(pl.col("split") == "test"), "train")
+    unknown: Any = "speed"
     with pytest.raises(InputError, match="is no quantity"):
-        plots.sensitivity_heatmap(many.summary(), quantity="speed")  # type: ignore[arg-type]
+        plots.sensitivity_heatmap(many.summary(), quantity=unknown)

@@ -84,7 +84,8 @@ def test_a_point_without_a_number_is_crossed(tmp_path: Path) -> None:
     surface = valley().surface().with_columns(loss=pl.when(~lost).then("loss"))
     svg = plots.save(plots.valley_surface(surface), tmp_path / "hole.svg").read_text()
     assert svg.split('cross0_marks"', 1)[1].split("</g>", 1)[0].count("<line") == 2
+    unknown: Any = "f1"
     with pytest.raises(InputError, match="'f1' is no quantity"):
-        plots.valley_surface(surface, "f1")  # type: ignore[arg-type]
+        plots.valley_surface(surface, unknown)
     with pytest.raises(InputError, match="no row"):
         plots.valley_grid(valley().summary().clear())

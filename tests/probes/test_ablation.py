@@ -6,6 +6,7 @@ import torch
 from tests.engine.test_removals import Deciding
 from torch import nn
 
+from shaketable.engine.removals import Removals
 from shaketable.errors import InputError, RunError
 from shaketable.intervene import ablated, site_of
 from shaketable.measures import kappa, zeta
@@ -241,11 +242,27 @@ def test_a_network_at_chance_is_one_sentence():
         ({"rule": "mine"}, "use rule='paper' or 'code'"),
         ({"split": "test"}, "the study has no test data"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"precision": "float64"}, "use 'auto' or 'float32'"),
     ],
 )
 def test_bad_input_is_one_clear_error(arguments, said):
     with pytest.raises(InputError, match=said):
         ablation(residual(), **arguments)
+
+
+def test_decisions_in_bfloat16_can_be_done_without(monkeypatch):
+    generator, rounds, right = torch.Generator().manual_seed(0), [], Removals.right
+    monkeypatch.setattr(Removals, "_rounding_pays", lambda self, base: True)
+    monkeypatch.setattr(Removals, "right", lambda self, *given: [right(self, *given), rounds.append(self.rounds)][0])
+    network = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    inputs = torch.randn(20, 4, generator=generator)
+    with torch.no_grad():
+        for tensor in network.parameters():
+            tensor.normal_(generator=generator)
+        study = Study(network, train=(inputs, network(inputs).argmax(1)))
+    exact, rough = (ablation(study, "0", precision=precision) for precision in ("float32", "auto"))
+    assert rounds == [False, True]
+    assert exact.table.equals(rough.table)
 
 
 def test_one_unit_and_a_language_model_are_one_clear_error():

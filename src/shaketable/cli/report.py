@@ -89,32 +89,23 @@ def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def _kinds() -> dict[str, Any]:
     """The kinds of results, by the name of their folder."""
+    from shaketable import probes
     from shaketable.defense import Attacks
     from shaketable.estimators import Estimate
-    from shaketable.probes import (
-        Ablation,
-        JointRobustness,
-        LayerSets,
-        Paths,
-        Prunability,
-        Robustness,
-        Sensitivity,
-        Valley,
-    )
     from shaketable.probes.criticality import Criticality
     from shaketable.report import Bounds, Cells, Measures
 
     return {
         "estimate": Estimate,
-        "robustness": Robustness,
-        "joint_robustness": JointRobustness,
-        "layer_sets": LayerSets,
-        "sensitivity": Sensitivity,
-        "prune": Prunability,
-        "ablate": Ablation,
+        "robustness": probes.Robustness,
+        "joint_robustness": probes.JointRobustness,
+        "layer_sets": probes.LayerSets,
+        "sensitivity": probes.Sensitivity,
+        "prune": probes.Prunability,
+        "ablate": probes.Ablation,
         "criticality": Criticality,
-        "path": Paths,
-        "valley": Valley,
+        "path": probes.Paths,
+        "valley": probes.Valley,
         "mass": Cells,
         "measures": Measures,
         "bounds": Bounds,
@@ -144,33 +135,23 @@ def _write_figures(result: Any, folder: Path) -> list[Path]:
 
 def _figures(result: Any) -> dict[str, Any]:
     """The figures of a result by their names."""
-    from shaketable import plots
-    from shaketable.probes import (
-        Ablation,
-        JointRobustness,
-        LayerSets,
-        Paths,
-        Prunability,
-        Robustness,
-        Sensitivity,
-        Valley,
-    )
+    from shaketable import plots, probes
     from shaketable.probes.criticality import Criticality
     from shaketable.report.ablation import ablation_charts
 
-    if isinstance(result, JointRobustness):
+    if isinstance(result, probes.JointRobustness):
         return {
             f"joint-{number}-{split}": result.plot(group=group, split=split, classes=result.provenance["classes"])
             for number, group in enumerate(result.with_rest().values())
             for split in result.splits()
         }
-    if isinstance(result, LayerSets):
+    if isinstance(result, probes.LayerSets):
         return {f"trade-off-{result.provenance['how']}": result.plot()}
-    if isinstance(result, Sensitivity):
+    if isinstance(result, probes.Sensitivity):
         return {f"sensitivity-{split}": result.plot(split=split) for split in result.splits()}
-    if isinstance(result, Ablation):
+    if isinstance(result, probes.Ablation):
         return ablation_charts(result)
-    if isinstance(result, Prunability):
+    if isinstance(result, probes.Prunability):
         methods = result.table["method"].unique(maintain_order=True)
         return {
             f"pruning-{method}-{what}": result.plot(method=method, quantity=what)
@@ -183,18 +164,18 @@ def _figures(result: Any) -> dict[str, Any]:
             for epsilon in result.table["epsilon"].unique().sort()
         }
         return charts | {"network-criticality": plots.criticality_curve(result.summary())}
-    if isinstance(result, Paths):
+    if isinstance(result, probes.Paths):
         return {
             f"path-{split}-{what}": plots.path_curves(result.table, split, what)
             for split in result.splits()
             for what in ("error", "loss")
         }
-    if isinstance(result, Valley):
+    if isinstance(result, probes.Valley):
         return {
             "valley": plots.valley_surface(result.surface()),
             "valley-grid": plots.valley_grid(result.summary()),
         }
-    if not isinstance(result, Robustness):
+    if not isinstance(result, probes.Robustness):
         return {}
     summary, classes = result.summary(), result.provenance["classes"]
     charts: dict[str, Any] = {

@@ -13,8 +13,8 @@ from shaketable.engine.kernels import Geometry, Kernel, channels_last, choose, f
 from shaketable.engine.replay import TERMS, halved
 from shaketable.engine.replica import Replica, Unsuitable
 from shaketable.engine.steps import Program, Step, shape_of
-from shaketable.engine.tracing import filled, name_of
-from shaketable.forward import Inputs, tensors_of
+from shaketable.engine.tracing import filled
+from shaketable.forward import Inputs, name_of, tensors_of
 from shaketable.params import Params
 
 Terms = Sequence[tuple[float, Params]]

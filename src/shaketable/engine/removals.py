@@ -23,6 +23,7 @@ from shaketable.params import Params
 if TYPE_CHECKING:
     from shaketable.engine.suffix import Linear, Suffix  # tracing costs seconds of imports: only where it is used
 
+Rounding = Literal["auto", "float32"]
 CHECKED = 4
 """Examples on which each way is compared with the network itself."""
 TOGETHER = 100
@@ -85,7 +86,7 @@ class Removals:
         inputs: Inputs,
         memory: int | None = None,
         way: str = "auto",
-        precision: Literal["auto", "float32"] = "auto",
+        precision: Rounding = "auto",
     ) -> None:
         self.network, self.params, self.site = network, params, site
         self.memory = budget(memory, next((t.device for t in params.values()), torch.device("cpu")))

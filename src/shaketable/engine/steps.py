@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.fx import Node
 
 from shaketable.engine.replica import Replica, Unsuitable
-from shaketable.engine.tracing import has_multiple, name_of, traced
-from shaketable.forward import Inputs
+from shaketable.engine.tracing import has_multiple, traced
+from shaketable.forward import Inputs, name_of
 
 ACTIVATIONS = re.compile(
     "relu|gelu|silu|sigmoid|tanh|hardtanh|hardswish|hardsigmoid|leaky_relu|elu|softplus|mish|clamp|clamp_min"

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from shaketable.engine.replica import Replica, Unsuitable
-from shaketable.engine.tracing import filled, has_multiple, name_of, traced
-from shaketable.forward import Inputs, map_inputs, tensors_of
+from shaketable.engine.tracing import filled, has_multiple, traced
+from shaketable.forward import Inputs, map_inputs, name_of, tensors_of
 from shaketable.intervene import Site, with_mask
 from shaketable.params import Params
 

@@ -13,7 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from shaketable.engine.replica import Replica, Unsuitable
 from shaketable.engine.values import alike, attributes_of
-from shaketable.forward import Inputs, forward, logits_of, map_inputs, tensors_of
+from shaketable.forward import Inputs, forward, logits_of, map_inputs, name_of, tensors_of
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,6 @@ def filled(arg: Any, get: Callable[[Node], Any], count: int) -> Any:
     if isinstance(arg, Multiple):
         return arg.times * count
     return [filled(item, get, count) for item in arg] if isinstance(arg, list) else arg
-
-
-def name_of(node: Node) -> str:
-    """The name of an operation, as in ``torch.ops.aten``."""
-    return node.target._schema.name.removeprefix("aten::") if hasattr(node.target, "_schema") else str(node.target)  # pyright: ignore
 
 
 def _squeezes(node: Node) -> bool:

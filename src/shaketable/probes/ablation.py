@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from shaketable.data import Data
-from shaketable.engine.removals import Recorded, Removals
+from shaketable.engine.removals import Recorded, Removals, Rounding
 from shaketable.errors import InputError, RunError
 from shaketable.forward import Inputs, evaluation_mode, forward, map_inputs, tensors_of
 from shaketable.intervene import Site, recorded, site_of
@@ -130,6 +130,7 @@ def ablation(
     ties: Ties = "last",
     seed: int = 0,
     way: str = "auto",
+    precision: Rounding = "auto",
     memory: int | None = None,
     batch_size: int | None = None,
     store: str | Path | None = None,
@@ -157,6 +158,8 @@ def ablation(
         rule, ties: of the turning points; see :func:`shaketable.probes.turning_points.key_quantities`.
         seed: of random orders.
         way: ``"auto"``, or ``"sum"``, ``"suffix"``, ``"network"``: see :class:`shaketable.engine.removals.Removals`.
+        precision: ``"float32"``: no decision in bfloat16. ``"auto"`` takes it where it is faster, with what its measured error could
+            decide otherwise again in float32.
         memory: bytes for activations; half of what is free if left out.
         batch_size: examples together; as many as fit if left out. Neither changes the result.
         store: a folder that keeps the answers as they come: interrupted work goes on from there, finished work is read.
@@ -192,6 +195,8 @@ def ablation(
     if not groups_of or not set(groups_of) <= set(OVER):
         raise InputError(f"over={over!r}: give 'class', 'all' or both.")
     check_whole(seed=seed)
+    if precision not in ("auto", "float32"):
+        raise InputError(f"precision={precision!r}: use 'auto' or 'float32'.")
     if batch_size is not None:
         check_whole(1, batch_size=batch_size)
     key_quantities([1, 0], [1, 0], 0.5, rule, ties)
@@ -220,7 +225,7 @@ def ablation(
         for position, site in enumerate(sites):
 
             def compute(site: Site = site) -> Cell:
-                removals = Removals(study.network, study.final, site, some, memory, way)
+                removals = Removals(study.network, study.final, site, some, memory, way, precision)
                 return _curves(study, data, removals, attribute, groups_of, chosen, seed, batch_size) | {
                     "way": removals.way
                 }

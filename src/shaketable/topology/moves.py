@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from shaketable.errors import RunError
+from shaketable.forward import name_of
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,6 @@ MOVES = {
 def args_of(node: Node) -> Any:
     """The arguments of an operation."""
     return node.args
-
-
-def name_of(node: Node) -> str:
-    """The name of an operation, without its overload."""
-    return node.target._schema.name.removeprefix("aten::") if hasattr(node.target, "_schema") else str(node.target)  # pyright: ignore
 
 
 def shape_of(node: Node) -> tuple[int, ...]:

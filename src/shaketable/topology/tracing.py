@@ -16,8 +16,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
 from shaketable.errors import InputError, RunError
-from shaketable.forward import Inputs, evaluation_mode, exchanged, forward, map_inputs, slots, tensors_of
-from shaketable.topology.moves import MOVES, Channels, args_of, name_of, not_followed, shape_of
+from shaketable.forward import Inputs, evaluation_mode, exchanged, forward, map_inputs, name_of, slots, tensors_of
+from shaketable.topology.moves import MOVES, Channels, args_of, not_followed, shape_of
 
 LINEAR = {"convolution": (0, 1), "linear": (0, 1), "mm": (0, 1), "addmm": (1, 2), "bmm": (0, 1)}
 """Operations that make new channels: where their inputs and their weights stand."""
