@@ -263,3 +263,16 @@ def test_the_recorded_pass_of_an_example_serves_all_draws_of_a_question(monkeypa
     decision = decide(engine, [draws], data, 1e-9)[0]
     low = 2  # a graph in bfloat16 starts from that in float32, whose pass is one
     assert sum(passed) <= low * (decision.examples + 10) < decision.outcomes * low
+
+
+def test_rows_are_picked_where_the_graph_carries_every_layer():
+    network, inputs = small_network(), torch.randn(20, 3, 8, 8)
+    engine = Engine(network, level="fused", precision="float32", workers=1)
+    variants = [drawn(network, 1, [prefix])[0] for prefix in ("0.", "3.")]
+    layers = [frozenset(variant) for variant in variants]
+    assert not engine._levels.picks(layers, True)
+    decisions(engine, variants, inputs)
+    assert engine._levels.picks(layers, True)
+    engine._levels.routes[layers[1]] = "replay"
+    assert engine._levels.picks(layers[:1], True)
+    assert not engine._levels.picks(layers, True)

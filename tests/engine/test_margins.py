@@ -44,6 +44,16 @@ def test_decisions_are_those_of_float32_and_few_rows_are_asked_there():
     assert not torch.equal(rough > 0, truth > 0)  # there is something to put right
 
 
+def test_an_error_far_from_every_tie_is_seen_as_well():
+    """Only rows of large margins are rough: those nearest to a tie show nothing of it."""
+    gaps = torch.linspace(0.01, 5, 1000)
+    states = torch.stack([gaps, torch.zeros(1000)], 1)
+    off = torch.where(torch.arange(1000) >= 500, 10.0, 0.0)
+    found = Margins(lambda made, rows: made.clone(), lambda made, rows: torch.stack([made[:, 0] - off, made[:, 1]], 1))
+    margin, _ = found.of(states, torch.arange(1000), torch.zeros(1000, dtype=torch.int64))
+    assert torch.equal(margin, gaps)
+
+
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])
 def test_where_the_rough_answer_is_not_a_number_all_rows_are_of_float32(value):
     states, labels = normal(100, 3, seed=0), torch.zeros(100, dtype=torch.int64)

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from shaketable.data import Data
 from shaketable.engine import Engine, decide, errors
+from shaketable.engine.decisions import BoundedMean
+from shaketable.engine.questions import _looks
 from shaketable.errors import InputError
 from shaketable.evaluate import evaluate
 from shaketable.forward import forward
@@ -86,6 +88,29 @@ def test_a_bounded_quantity_of_your_own_is_decided_early():
     assert (yes.holds, no.holds, close.holds) == (True, False, True)
     assert max(yes.examples, no.examples) < 2000
     assert close.mean == pytest.approx(mean, abs=0.01)
+
+
+def test_bets_on_a_bounded_quantity_see_the_pairs_in_their_random_order(monkeypatch):
+    """What is bet on an outcome may rest on those before it: in an order of examples or draws the bet could be foreseen."""
+    examples, seen = 700, []
+    network = nn.Linear(1, 2, bias=False).eval()
+    with torch.no_grad():
+        network.weight.copy_(torch.tensor([[1.0], [0.0]]))
+    data = Data(torch.ones(examples, 1), torch.arange(examples), classes=examples)
+    draws = [{"weight": torch.tensor([[draw / 4], [0.0]])} for draw in range(3)]
+
+    def known(logits: Tensor, labels: Tensor) -> Tensor:
+        """Of which example and draw it is, as a number in [0, 1]."""
+        return (labels * 3 + (logits[:, 0] * 4).round()).double() / (3 * examples)
+
+    update = BoundedMean.update
+    monkeypatch.setattr(
+        BoundedMean, "update", lambda self, values: seen.extend(values.tolist()) or update(self, values)
+    )
+    decide(Engine(network), [draws], data, 0.5, quantity=known, exact=True, seed=5)
+    order = torch.cat(list(_looks(examples, 3, 5)))
+    assert [round(3 * examples * value) for value in seen] == order[: len(seen)].tolist()
+    assert len(seen) > examples
 
 
 def test_tokens_are_decided_for_certain_only():

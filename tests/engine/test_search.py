@@ -11,7 +11,7 @@ from torch import nn
 
 from shaketable.data import Data
 from shaketable.engine import Combination, Engine, Found, critical_magnitude, minimum_ratio, run
-from shaketable.engine.search import Point, Search
+from shaketable.engine.search import ROUNDS, Point, Search
 from shaketable.errors import InputError
 from shaketable.evaluate import evaluate
 from shaketable.params import state
@@ -149,3 +149,11 @@ def test_a_condition_that_holds_nowhere_finds_nothing():
 def test_a_bad_grid_is_one_clear_error(make, message):
     with pytest.raises(InputError, match=message):
         next(make())
+
+
+def test_levels_know_that_a_search_goes_on_asking(monkeypatch):
+    network, data = threshold(0.3)
+    planned, mapped = [], Engine.map
+    monkeypatch.setattr(Engine, "map", lambda self, *a: planned.append(a[5]) or mapped(self, *a))
+    run(Engine(network), {"bias": (critical_magnitude(GRID), lambda point: [at(point[0])])}, data, bound=0.5)
+    assert set(planned) == {ROUNDS * len(data)}

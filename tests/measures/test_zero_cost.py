@@ -112,6 +112,8 @@ def test_what_has_no_relu_or_equal_examples_is_a_row_with_a_reason():
     given = study(mlp(), (4,))
     same = Study(given.network, init=given.init, final=given.final, train=(torch.ones(3, 4), [0, 1, 2]))
     assert "one code" in str(naswot_at_init(same).reason)
+    narrow = nn.Sequential(nn.Linear(4, 10), nn.ReLU(), nn.Linear(10, 3)).eval()  # a kernel of rank 11 at most
+    assert "too few ReLUs" in str(naswot_at_init(study(narrow, (4,), count=32)).reason)
     with pytest.raises(InputError, match="examples=0"):
         naswot_at_init(given, examples=0)
 

@@ -150,7 +150,8 @@ def naswot_at_init(study: Study, examples: int = 128, seed: int = 0) -> Measurem
         study: with initial weights and training data.
         examples, seed: as there.
 
-    Returns: any number. Unavailable where there is no ReLU, or where two examples have one code (the determinant is 0).
+    Returns: any number. Unavailable where there is no ReLU, or where the determinant is 0: two examples have one code, or
+        there are too few ReLUs.
 
     Raises:
         InputError: fewer than one example.
@@ -171,10 +172,12 @@ def naswot_at_init(study: Study, examples: int = 128, seed: int = 0) -> Measurem
         forward(network, inputs)
     if codes.kernel is None:
         raise Unavailable("the network has no ReLU")
-    sign, log_value = torch.linalg.slogdet(codes.kernel)
-    if sign <= 0 or not bool(log_value.isfinite()):
-        raise Unavailable("two examples of the batch have one code, so that the determinant is 0; take fewer examples")
-    return from_value(float(log_value))
+    if int(torch.linalg.matrix_rank(codes.kernel, hermitian=True)) < len(codes.kernel):  # else a logarithm of rounding
+        raise Unavailable(
+            "two examples of the batch have one code, or there are too few ReLUs for so many examples, so that the determinant is 0; "
+            "take fewer examples"
+        )
+    return from_value(float(torch.linalg.slogdet(codes.kernel)[1]))
 
 
 @measure(symbol="NN-Mass", direction="higher", needs=("train",), paper=NN_MASS)
