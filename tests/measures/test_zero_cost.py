@@ -143,3 +143,22 @@ def test_a_network_whose_channels_cannot_be_followed_is_a_row_with_a_reason():
     found = nn_mass(study(build("vit-1x8", (1, 8, 8), 3, patch=4)))
     assert found.status == "unavailable"
     assert "cannot be followed" in str(found.reason)
+
+
+@pytest.mark.parametrize("proxy", [gradient_norm_at_init, snip_at_init, naswot_at_init])
+def test_a_batch_norm_that_sees_one_value_of_each_channel_is_a_row_with_a_reason(proxy):
+    torch.manual_seed(0)
+    one_position = nn.Sequential(nn.Conv2d(1, 6, 8), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(6, 3)).eval()
+    given = study(one_position)
+    found = proxy(given, examples=1)
+    assert found.status == "unavailable"
+    assert "take two or more examples" in str(found.reason)
+    assert proxy(given, examples=2).status == "ok"
+    larger = nn.Sequential(nn.Conv2d(1, 6, 7), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(24, 3)).eval()
+    assert proxy(study(larger), examples=1).status == "ok"  # four values of each channel
+
+
+def test_synaptic_flow_needs_one_example_whatever_the_batch_norms():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    assert synflow_at_init(study(network, (4,), count=1)).status == "ok"

@@ -39,7 +39,8 @@ def gradient_norm_at_init(study: Study, examples: int = 128, seed: int = 0) -> M
         examples: of the batch; all, where there are fewer.
         seed: of the choice of examples.
 
-    Returns: at least 0; 0 means that the batch gives no direction.
+    Returns: at least 0; 0 means that the batch gives no direction. Unavailable where a batch norm sees one value of each channel (one
+        example on a map of one position): that has no variance.
 
     Raises:
         InputError: fewer than one example.
@@ -70,7 +71,7 @@ def snip_at_init(study: Study, examples: int = 128, seed: int = 0) -> Measuremen
         study: with initial weights and training data.
         examples, seed: as there.
 
-    Returns: at least 0.
+    Returns: at least 0. Unavailable as there.
 
     Raises:
         InputError: fewer than one example.
@@ -150,7 +151,7 @@ def naswot_at_init(study: Study, examples: int = 128, seed: int = 0) -> Measurem
         study: with initial weights and training data.
         examples, seed: as there.
 
-    Returns: any number. Unavailable where there is no ReLU, or where the determinant is 0: two examples have one code, or
+    Returns: any number. Unavailable as there, where there is no ReLU, or where the determinant is 0: two examples have one code, or
         there are too few ReLUs.
 
     Raises:
@@ -255,8 +256,17 @@ def _at_init(study: Study) -> nn.Module:
                 held[name].copy_(tensor)
     for module in network.modules():
         if isinstance(module, _BatchNorm):
-            module.train()
+            module.train().register_forward_pre_hook(_refuse_single)
     return network.requires_grad_(True)
+
+
+def _refuse_single(norm: _BatchNorm, args: tuple[Tensor, ...]) -> None:
+    """One sentence where a batch norm gets one value of each channel, which has no variance."""
+    if norm.training and args and args[0].numel() <= args[0].shape[1]:
+        raise Unavailable(
+            "a batch norm sees one value of each channel (one example, on a map of one position), which has no variance; "
+            "take two or more examples"
+        )
 
 
 def _batch(study: Study, examples: int, seed: int) -> tuple[Inputs, Tensor]:
