@@ -56,6 +56,18 @@ def test_what_could_not_be_measured_is_told_with_its_reason(plan, tmp_path, caps
     assert "not measured: prunability, 4 times: beta=-1: give a tolerance from 0" in out
 
 
+def test_a_number_that_was_not_replaced_is_told_with_what_was_tried(plan, tmp_path, capsys):
+    folder = tmp_path / "zoo"
+    call("zoo", "run", plan, "--out", folder, capsys=capsys)
+    call("zoo", "measure", folder, "--only", "prunability", capsys=capsys)
+    command = ["zoo", "measure", folder, "--only", "prunability", "--arg", "prunability.beta=-1"]
+    _, out, _ = call(*command, "--json", capsys=capsys)
+    said = 'with {"beta": -1} there is no number (beta=-1: give a tolerance from 0); that of {} stays'
+    assert (answer(out)["measured"], answer(out)["refused"]) == (4, {"prunability": {said: 4}})
+    _, out, _ = call(*command, capsys=capsys)
+    assert f"not replaced: prunability, 4 times: {said}" in out
+
+
 def test_a_plan_of_one_network_is_trained_and_cannot_be_ranked(tmp_path, capsys):
     (tmp_path / "plan.toml").write_text(PLAN.replace("[2, 3]", "[2]").replace("[0, 1]", "[0]"))
     folder = tmp_path / "zoo"

@@ -87,6 +87,38 @@ def test_a_measure_with_other_arguments_or_of_a_newer_version_is_taken_anew(tmp_
     assert made.table().row(0, named=True)["version"] == 99
 
 
+def test_arguments_that_give_no_number_do_not_replace_one_that_holds(tmp_path, monkeypatch):
+    name = "prunability"
+    made = zoo.measure(zoo.run(tiny((2,), (0,)), tmp_path), [name])
+    (network,) = (entry.name for entry in made.plan.networks)
+    first = made.table()
+    zoo.measure(made, [name], {name: {"beta": -1}})
+    assert made.table().equals(first)
+    refused = made.record(network)["measures"][name]["refused"]
+    assert (refused["status"], refused["arguments"]) == ("unavailable", '{"beta": -1}')
+    with monkeypatch.context() as patched:  # what gave no number is not tried again, and the number is still there
+        patched.setattr("shaketable.zoo.driver.measure_one", None)
+        zoo.measure(made, [name], {name: {"beta": -1}})
+        zoo.measure(made, [name])
+    zoo.measure(made, [name], {name: {"beta": 0.5}})  # another number takes the place of both
+    row = made.record(network)["measures"][name]
+    assert (row["status"], json.loads(row["arguments"]), "refused" in row) == ("ok", {"beta": 0.5}, False)
+    monkeypatch.setitem(vars(REGISTRY[name]), "version", 99)  # the old number no longer holds
+    zoo.measure(made, [name], {name: {"beta": -1}})
+    assert made.table().select("status", "value").row(0) == ("unavailable", None)
+
+
+def test_weights_that_are_gone_leave_the_numbers_that_are_there(tmp_path):
+    name = "squared_distance_to_init"
+    made = zoo.measure(zoo.run(tiny((2,), (0,)), tmp_path), [name])
+    first = made.table()
+    for file in made.runs.glob("**/*.safetensors"):
+        file.unlink()
+    zoo.measure(made, [name, "path_norm"], {name: {"parameters": "all"}})
+    assert made.table().filter(measure=name).equals(first)
+    assert made.table().filter(measure="path_norm")["status"].to_list() == ["failed"]
+
+
 def test_a_network_that_fails_is_recorded_with_its_reason_while_the_rest_goes_on_and_is_tried_again(tmp_path):
     plan = Plan.listed(BASE, [{"width": 2}, {"width": 3, "learning_rate": 1e30}, {"width": 4}])
     made = zoo.run(plan, tmp_path)

@@ -155,6 +155,9 @@ def measure_(
 ) -> None:
     """Take measures of every trained network of a zoo; what is there already is not measured again.
 
+    With other arguments a measure takes the place of the one that is there. Where it gives no number with them, the number that
+    is there stays, and that is told.
+
     Parameters
     ----------
     zoo
@@ -244,9 +247,14 @@ def _finish(zoo: "Zoo", plan: "Plan", after: str, json: bool) -> None:
     rows = [(name, row) for record in trained.values() for name, row in record["measures"].items()]
     well = sum(row["status"] == "ok" for _, row in rows)
     lacking: dict[str, Counter[str]] = {}
+    refused: dict[str, Counter[str]] = {}
     for name, row in rows:
         if row["status"] != "ok":
             lacking.setdefault(name, Counter())[str(row["reason"])] += 1
+        elif "refused" in row:
+            tried = row["refused"]
+            why = f"with {tried['arguments']} there is no number ({tried['reason']}); that of {row['arguments']} stays"
+            refused.setdefault(name, Counter())[why] += 1
     answer = {
         "zoo": str(zoo.path),
         "table": str(zoo.table_path),
@@ -256,11 +264,13 @@ def _finish(zoo: "Zoo", plan: "Plan", after: str, json: bool) -> None:
         "measured": well,
         "not_measured": len(rows) - well,
         "lacking": lacking,
+        "refused": refused,
     }
     measured = f", {well:,} numbers measured, {len(rows) - well:,} not" if rows else ""
     told: list[object] = [f"{zoo.path}: {len(trained)} of {len(plan)} networks trained{measured}"]
     told += [f"failed: {name}: {reason}" for name, reason in failed.items()]
-    told += [f"not measured: {name}, {c.total()} times: {c.most_common(1)[0][0]}" for name, c in lacking.items()]
+    for what, found in (("not measured", lacking), ("not replaced", refused)):
+        told += [f"{what}: {name}, {c.total()} times: {c.most_common(1)[0][0]}" for name, c in found.items()]
     finish(answer, [*told, f"table: {zoo.table_path}", after], json)
 
 

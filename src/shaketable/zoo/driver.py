@@ -17,7 +17,7 @@ from shaketable.training.together import shape_of
 from shaketable.zoo.executors import Resources, open_executor
 from shaketable.zoo.plan import Plan
 from shaketable.zoo.store import Zoo
-from shaketable.zoo.tasks import is_there, is_trained, measure_one, train_some
+from shaketable.zoo.tasks import is_there, is_trained, measure_one, put_failed, train_some
 from shaketable.zoo.work import Borrowed, Task, work_through
 
 
@@ -114,7 +114,9 @@ def measure(
 ) -> Zoo:
     """The zoo with its trained networks measured: what is there already, for these weights and arguments, is not measured again.
 
-    Each number is kept as soon as it is there. A measure with other arguments, or of a newer version, takes the place of the old one.
+    Each number is kept as soon as it is there. A measure with other arguments, or of a newer version, takes the place of the old one,
+    with one exception: where it gives no number, a number of the same weights, data and version that is there stays in the table, and the
+    network's record has what was tried below it, as ``refused``.
 
     Args:
         zoo: or its folder.
@@ -159,8 +161,7 @@ def measure(
 
         def lost(name: str, reason: str) -> None:
             record = found.record(name) or records[name] or {}
-            failed = {"status": "failed", "reason": reason}
-            record["measures"] |= dict.fromkeys(_missing(record, chosen, given), failed)
+            put_failed(record, _missing(record, chosen, given), reason)
             found.write_record(name, record)
 
         _do(

@@ -84,8 +84,8 @@ def measure_one(
         try:
             study = Study.from_run(place.runs / name, data_root, device)
         except (InputError, RunError) as error:
-            failed = {"status": "failed", "reason": str(error)}
-            place.write_record(name, record | {"measures": record["measures"] | dict.fromkeys(wanted, failed)})
+            put_failed(record, wanted, str(error))
+            place.write_record(name, record)
             return str(error)
         for one, arguments in wanted.items():
             if is_there(record, one, arguments):
@@ -100,23 +100,43 @@ def measure_one(
             if row.get("value") is not None and not math.isfinite(row["value"]):
                 row |= {"status": "not finite", "reason": f"the measure gave {row['value']}"}
             kept = ("value", "log10", "stderr", "draws", "status", "reason")
-            record["measures"][one] = {key: _strict(row.get(key)) for key in kept} | {
+            whole = {key: _strict(row.get(key)) for key in kept} | {
                 "version": MEASURES[one].version,
                 "direction": MEASURES[one].direction,
-                "arguments": json.dumps(arguments, sort_keys=True),
                 "result": result,
                 "seconds": round(time.monotonic() - began, 3),
                 "shaketable": shaketable.__version__,
                 "torch": torch.__version__,
             }
+            _put(record, one, arguments, whole)
             place.write_record(name, record)
         return None
 
 
+def put_failed(record: Mapping[str, Any], wanted: Mapping[str, dict[str, Any]], reason: str) -> None:
+    """Note in a record why measures could not be taken of its network."""
+    for measure, arguments in wanted.items():
+        _put(record, measure, arguments, {"status": "failed", "reason": reason})
+
+
+def _put(record: Mapping[str, Any], measure: str, arguments: Mapping[str, Any], row: Mapping[str, Any]) -> None:
+    """Put the row of a measure into a record; where it has no number, one that there is stays, and the row stands below it as
+    what was ``refused``: a number of these weights and data and of this version is not lost to other arguments."""
+    whole, old = {**row, "arguments": json.dumps(arguments, sort_keys=True)}, record["measures"].get(measure)
+    if whole["status"] != "ok" and old is not None and old["status"] == "ok" and _holds(record, measure, old):
+        whole = {**old, "refused": whole}
+    record["measures"][measure] = whole
+
+
+def _holds(record: Mapping[str, Any], measure: str, row: Mapping[str, Any]) -> bool:
+    """Whether a row is of the weights and data of its record, and of this version of its measure."""
+    return row["result"] == identity(record, measure, json.loads(row["arguments"]))
+
+
 def is_there(record: Mapping[str, Any], measure: str, arguments: Mapping[str, Any]) -> bool:
-    """Whether a measure was taken of these weights with these arguments."""
-    row = record["measures"].get(measure)
-    return row is not None and row.get("result") == identity(record, measure, arguments)
+    """Whether a measure was taken of these weights with these arguments, whatever came of it."""
+    row = record["measures"].get(measure) or {}
+    return identity(record, measure, arguments) in (row.get("result"), row.get("refused", {}).get("result"))
 
 
 def _strict(value: Any) -> Any:
