@@ -56,6 +56,9 @@ TRAINED: Mapping[str, Recipe] = {
         epochs=5,
         evaluate_every=5,
     ),
+    "joint-resnet50-bn": SLICE.replace(
+        network="resnet50-bn", data_args={"train_examples": 2500, "test_examples": 1000}, learning_rate=0.02
+    ),
 }
 """Networks for questions whose cost depends on errors or margins; ``python -m benchmarks train`` trains them."""
 
@@ -139,8 +142,8 @@ def table(name: str, source: str, checkpoints: int, examples: int, options: Opti
     weights: to evaluate each checkpoint of a wide network takes longer than to train it.
     """
     recipe = FCN if name == FCN.network else TRAINED.get(f"wide-{name}")
-    run = Run(options.runs / recipe.folder_name) if recipe else None
-    if recipe is None or run is None or not run.finished or status(recipe.data, options.data_root)[0] != "ready":
+    run = finished(recipe, options)
+    if recipe is None or run is None:
         return straight(name, source, checkpoints, examples, options, **arguments)
     if recipe is FCN:
         return trained("fcn", "test", examples, options)
@@ -150,6 +153,14 @@ def table(name: str, source: str, checkpoints: int, examples: int, options: Opti
     network, error = run.network(), study.history.row(-1, named=True)["test_error"]
     about = f"{source} test, {len(data):,} images; trained on {recipe.data_args['train_examples']:,}, test error {error:.2f}"
     return Case(described(name, recipe.network_args), network, operators(network), path, data, about)
+
+
+def finished(recipe: Recipe | None, options: Options) -> Run | None:
+    """The run of a recipe if it is there, whole and with its data."""
+    run = Run(options.runs / recipe.folder_name) if recipe else None
+    if recipe is None or run is None or not run.finished or status(recipe.data, options.data_root)[0] != "ready":
+        return None
+    return run
 
 
 def trained(name: str, split: str, examples: int, options: Options) -> Case:

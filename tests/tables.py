@@ -121,7 +121,7 @@ def prunability(noise: int = 0, methods: Sequence[str] = ("magnitude",), **facts
             for tested, holds in ((kept, True), (kept - 0.1, False)):
                 size = {"kept": tested, "removed": round(1000 * (1 - tested)), "parameters": 1000, "bound": 0.11}
                 seen = {"holds": holds, "seen": 500 if holds else 100, "loss": 0.1 if holds else 0.12}
-                tests.append(what | size | seen)
+                tests.append(dict.fromkeys(TESTS) | what | size | seen | {"in_float32": seen["seen"]})
             for split in ("train", "test"):
                 for sparsity in (0.0, 0.5, 1.0):
                     for number in (None, *range(noise)):
@@ -228,6 +228,9 @@ def layer_sets(
         counts = {"draws": 1, "examples": 100, "errors": round(100 * (0.1 + drop)), "error": 0.1 + drop}
         judged = {"accuracy_drop": drop, "within": drop <= 0.05, "kept": True, "status": "ok"}
         rows.append({"set": " + ".join(one), "added": one[-1] if one else None} | sizes | counts | judged)
+    if not complete:  # the last one of a size lost early
+        early = {"status": "given up", "error": None, "accuracy_drop": None, "within": None, "kept": False}
+        rows.insert(-1, rows[-2] | early | {"set": "block3 + block4", "examples": 60})
     table = pl.DataFrame([dict.fromkeys(SETS) | row for row in rows], schema=SETS)
     given = {"how": how, "split": "train", "tolerance": 0.05, "size": "layers", "largest": list(largest), "draws": 1}
     given |= {"candidates": ["block1", "block3", "block4"], "left_out": {"block0": "its shortcut is no identity"}}

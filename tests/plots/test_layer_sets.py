@@ -68,14 +68,15 @@ def test_groups_that_share_a_layer_or_do_not_exist_are_refused():
         joint_heatmap(summary(), GROUPS, LAYERS, group="even")
 
 
-def test_the_trade_off_curve_has_every_set_tried_the_best_marked_and_the_tolerance():
+def test_the_trade_off_curve_has_every_set_that_was_counted_the_best_marked_and_the_tolerance():
     sets = [("", 0, 0.1), ("a", 1, 0.2), ("b", 1, 0.15), ("a + b", 2, 0.6)]
     rows = [
         dict.fromkeys(SCHEMA) | {"step": n, "layers": n, "size": n, "set": s, "error": e, "split": "test"}
         for s, n, e in sets
     ]
+    rows.append(rows[-1] | {"set": "a + c", "error": None, "status": "given up"})
     table = pl.DataFrame(rows, schema=SCHEMA)
-    spec = trade_off_curve(table, table.filter(pl.col("set") != "a"), tolerance=0.05).to_dict()
+    spec = trade_off_curve(table, table.filter(~pl.col("set").is_in(["a", "a + c"])), tolerance=0.05).to_dict()
     assert {r["set"]: r["best"] for r in values(spec)} == {"": True, "a": False, "b": True, "a + b": True}
     (rule,) = [layer for layer in spec["layer"] if layer["mark"]["type"] == "rule"]
     assert rule["name"] == "tolerance 0.15"

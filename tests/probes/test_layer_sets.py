@@ -140,6 +140,58 @@ def test_the_greedy_search_takes_the_layer_with_the_fewest_errors_at_each_step()
         chosen = now
 
 
+@pytest.mark.parametrize("first", [8, 40])
+@pytest.mark.parametrize(
+    ("how", "beam"),
+    [("reinitialise", 1), ("reinitialise", 2), ("rerandomise", 3)],
+)
+def test_sets_that_cannot_win_are_given_up_and_nothing_else_changes(how, beam, first, monkeypatch):
+    study = fitted(6, 3)
+    asked = {"split": "test", "beam": beam, "tolerance": 0.2, "beyond": None, "draws": 2}
+    with monkeypatch.context() as patch:
+        patch.setattr(set_search, "FIRST", 10**6)
+        whole = largest_set(study, how, **asked)
+    monkeypatch.setattr(set_search, "FIRST", first)
+    early = largest_set(study, how, **asked)
+    assert set(whole.table["status"]) == {"ok"}
+    assert early.largest == whole.largest
+    assert early.summary().equals(whole.summary())
+    both = early.table.join(whole.table, on="set", suffix="_whole")
+    assert len(both) == len(whole.table) == len(early.table)
+    assert both["kept"].equals(both["kept_whole"])
+    ok, given_up = both.filter(pl.col("status") == "ok"), both.filter(pl.col("status") == "given up")
+    assert ok["errors"].equals(ok["errors_whole"])
+    assert len(given_up) > 2
+    assert set(largest_set(study, how, **{**asked, "size": "parameters"}).table["status"]) == {"ok"}
+    assert (given_up["examples"] < 60).all()
+    assert (given_up["errors"] <= given_up["errors_whole"]).all()
+    assert given_up["error"].is_null().all()
+    assert not given_up["kept"].any()
+    assert "worse than the sets kept" in given_up["reason"][0]
+
+
+def test_a_race_that_was_interrupted_goes_on_in_the_same_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(set_search, "FIRST", 8)
+    whole = largest_set(fitted(6, 3), split="test", beam=1)
+    counted = set_search.SetSearch._counted
+    calls = []
+
+    def failing(self, *args):
+        calls.append(args)
+        if len(calls) == 9:
+            raise RunError("pulled the plug")
+        return counted(self, *args)
+
+    monkeypatch.setattr(set_search.SetSearch, "_counted", failing)
+    with pytest.raises(RunError):
+        largest_set(fitted(6, 3), split="test", beam=1, store=tmp_path)
+    first = calls[:8]
+    calls += [()] * 10
+    again = largest_set(fitted(6, 3), split="test", beam=1, store=tmp_path)
+    assert again.table.equals(whole.table)
+    assert not [one for one in calls[19:] if any(one[:3] == old[:3] and one[3].equal(old[3]) for old in first)]
+
+
 def trap() -> Study:
     """Layers that scale by a factor: 1 and 2 go well together alone, 3 alone is best and goes with none."""
 
@@ -232,9 +284,10 @@ def test_an_interrupted_search_goes_on_from_what_it_counted_and_is_read_when_it_
 
 
 def test_the_answer_does_not_depend_on_sections_or_batches(monkeypatch):
-    whole = largest_set(trained(), split="test", beam=3)
+    whole = {beam: largest_set(trained(), split="test", beam=beam) for beam in (None, 3)}
+    assert largest_set(trained(), split="test", beam=3, batch_size=7).table.equals(whole[3].table)
     monkeypatch.setattr(set_search, "SECTION", 40)
-    assert largest_set(trained(), split="test", beam=3, batch_size=7).table.equals(whole.table)
+    assert largest_set(trained(), split="test", beam=None, batch_size=7).table.equals(whole[None].table)
 
 
 def test_the_table_has_its_columns_and_the_final_network_first():

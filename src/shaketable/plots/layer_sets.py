@@ -134,7 +134,7 @@ def trade_off_curve(
 ) -> alt.LayerChart:
     """How the error grows with the set of layers that are reset or dropped together.
 
-    Grey points are all sets that the search tried; the line joins the best of them, from the final network on; the dashed
+    Grey points are the sets that the search counted on all examples; the line joins the best of them, from the final network on; the dashed
     line is the highest error within the tolerance.
 
     Args:
@@ -153,6 +153,7 @@ def trade_off_curve(
     check_choice(size, ("layers", "parameters"), "size")
     if table.is_empty():
         raise InputError("the table of layer sets has no row; there is nothing to draw.")
+    table = table.drop_nulls("error")
     fields = ["set", "layers", "parameters", "error", "accuracy_drop", "within"]
     best = set(curve["set"])
     rows = [row | {"best": row["set"] in best} for row in finite(table.select(fields), ["error"]).to_dicts()]

@@ -20,7 +20,7 @@ from shaketable.probes.set_search import SetSearch
 from shaketable.probes.stored import Result, check_whole, facts_of, identity_of, stored, time_taken
 from shaketable.study import Study
 
-VERSION = 1
+VERSION = 2
 EXHAUSTIVE = 16
 """Candidates up to which every set may be tried."""
 COMPLETE = 8
@@ -56,7 +56,9 @@ class LayerSets(Result):
             " + " (empty: the final network); ``added``: the last of them that the search put in; ``size``: what is made as
             large as possible, ``layers`` or ``parameters``; ``errors`` summed and ``error`` averaged over ``draws``, each on ``examples``
             examples, with ``error_std`` over draws; ``accuracy_drop`` = error - error of the final network; ``within`` the tolerance;
-            ``kept``: the search went on from it. ``status`` and ``reason`` where logits were NaN or infinite.
+            ``kept``: the search went on from it. ``status`` and ``reason`` where logits were NaN or infinite, and where a set was
+            ``given up``: its ``errors`` on the ``examples`` seen made it worse than the sets kept, so ``error``, ``accuracy_drop``
+            and ``within`` are null.
         provenance: what, with which arguments, versions, seeds and hashes; ``largest``: the set found, ``complete``: whether every
             set was tried, ``left_out``: layers that were no candidates, each with the reason.
     """
@@ -84,13 +86,14 @@ class LayerSets(Result):
             over all sets only where the search was exhaustive). By parameters: each set than which none tried is larger and
             has no higher error.
         """
+        whole = self.table.drop_nulls("error")
         if self.provenance["size"] == "layers":
             return (
-                self.table.sort("error", "parameters", descending=[False, True], maintain_order=True)
+                whole.sort("error", "parameters", descending=[False, True], maintain_order=True)
                 .unique("layers", keep="first", maintain_order=True)
                 .sort("layers")
             )
-        order = self.table.sort("size", "error", descending=[True, False], maintain_order=True)
+        order = whole.sort("size", "error", descending=[True, False], maintain_order=True)
         lowest = pl.col("error").cum_min().shift(1)
         return order.filter(lowest.is_null() | (pl.col("error") < lowest)).sort("size")
 
@@ -136,7 +139,8 @@ def largest_set(
     k layers to all sets with one layer more, of which the best are kept, until ``beyond`` sizes in a row have no set within the
     tolerance. Better is: within the tolerance; then fewer errors; then more parameters; then earlier layers. By parameters,
     instead of fewer errors: fewer errors above those of the final network (plus one) per parameter. With ``look_ahead`` L a
-    set is as good as the best set that L - 1 further layers make of it.
+    set is as good as the best set that L - 1 further layers make of it. By count and without look-ahead, errors are counted from
+    the examples of the largest loss on, and a set is given up once it cannot be among the best.
 
     Args:
         study: the network, its weights, its data.
@@ -166,11 +170,10 @@ def largest_set(
 
     Cost: 2^D sets of D candidates where every set is tried (4096 of 12). Else at most D (D + 1) / 2 sets for ``beam=1``, times
         ``beam``, times about D^(L - 1) / L! for a look-ahead of L. For each set the part of a pass behind the layer that it has
-        more than its base, and for each base one pass.
+        more than its base, and for each base one pass; sets that are given up take a part of the examples.
 
     Deviates: the paper names such a search ("one can enumerate all possible grouping schemes to find the best") and does
-        not do it. Sets are counted on all examples of the split, not decided early: the steps are ranked by error, neighbours
-        differ by less than an early stop could tell apart, and the curve of the report needs the numbers.
+        not do it. No answer rests on a sample: the sets kept are those that counts on all examples would keep.
 
     Example:
         >>> import torch

@@ -1,25 +1,44 @@
-"""The search over sets of layers: errors of sets, each counted once, greedy steps with a beam, or every set."""
+"""The search over sets of layers: errors of sets, each counted at most once, greedy steps with a beam, or every set."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from functools import partial, reduce
+from itertools import combinations, pairwise
+from operator import add
 from typing import Any
 
 import polars as pl
+import torch
 
 from shaketable.data import Data
 from shaketable.engine import Engine, Variant
+from shaketable.engine.engine import error_sums
 from shaketable.errors import InputError
 from shaketable.perturb import reestimated_statistics
 from shaketable.probes.cells import Cell, Cells
+from shaketable.probes.pruning_search import example_losses
 from shaketable.progress import progress
 from shaketable.study import Study
 
 SECTION = 2000
 """Examples after which counts are kept."""
+FIRST = 128
+"""Examples on which all sets of a step are counted, before those that cannot win are given up; then twice as many, and so on."""
 Set = frozenset[int]
 """Positions of candidates."""
+Extra = tuple[int, ...]
+"""What a set has more than its base."""
+
+
+@dataclass
+class Count:
+    """What was counted of a set: ``errors`` and examples ``not_finite``, of each draw, on the first ``examples`` labels."""
+
+    errors: list[int]
+    not_finite: list[int]
+    examples: int = 0
 
 
 @dataclass
@@ -47,11 +66,15 @@ class SetSearch:
     reestimate: int | None
     cells: Cells
     engine_arguments: dict[str, Any]
-    errors: dict[Set, list[int]] = field(default_factory=dict)
-    not_finite: dict[Set, int] = field(default_factory=dict)
+    whole: dict[Set, Count] = field(default_factory=dict)
+    given_up: dict[Set, Count] = field(default_factory=dict)
     added: dict[Set, int] = field(default_factory=dict)
-    examples: int = 0
     choice: str = ""
+
+    def __post_init__(self) -> None:
+        self._engines: dict[tuple[int, Set], Engine] = {}
+        self._variants: dict[tuple[int, Set, Extra], Variant] = {}
+        self._order: torch.Tensor | None = None
 
     def search(self, beam: int | None, look_ahead: int, beyond: int | None) -> set[Set]:
         """Fill in the sets that the search tries; returns those that it went on from."""
@@ -63,7 +86,7 @@ class SetSearch:
         with progress("layer sets", total) as advance:
             for step in range(1, total + 1):
                 depth = min(look_ahead, total - step + 1)
-                asked: dict[Set, list[tuple[int, ...]]] = {}
+                asked: dict[Set, list[Extra]] = {}
                 for start in best:
                     # in forward order: what has one layer more is behind the base, where little runs again; where every
                     # set is tried, each has such a base, so that no other is needed
@@ -72,11 +95,17 @@ class SetSearch:
                     for deep in range(1, depth + 1):
                         for more in combinations(rest, deep):
                             asked.setdefault(start.union(more[:-1]), []).append(more[-1:])
-                self._count(asked, advance)
+                asked = self._new(asked)
+                if beam is None or depth > 1 or self.by_parameters:
+                    self._count(asked, advance)
+                else:
+                    self._race(asked, beam, advance)
                 value: dict[Set, tuple[float, ...]] = {}
                 for start in best:
                     rest = [i for i in range(total) if i not in start]
                     for more in combinations(rest, depth):
+                        if start.union(more) in self.given_up:
+                            continue
                         key = self._key(start.union(more))
                         for i in more:
                             one = start | {i}
@@ -86,59 +115,123 @@ class SetSearch:
                 best = order if beam is None else order[:beam]
                 kept.update(best)
                 advance(1)
-                tried = [one for one in self.errors if len(one) == step]
+                tried = [one for one in self.whole if len(one) == step]
                 outside = 0 if any(map(self.within, tried)) else outside + 1
                 if beyond is not None and outside >= beyond:
                     break
         return kept
 
-    def _count(self, asked: dict[Set, list[tuple[int, ...]]], advance: Callable[..., object]) -> None:
+    def _count(self, asked: Mapping[Set, Sequence[Extra]], advance: Callable[..., object]) -> None:
         """Count the errors of each base with some layers more; where the base has all of them, the engine runs one layer each."""
         for base, extras in asked.items():
-            new = [extra for extra in extras if base.union(extra) not in self.errors]
-            if not new:
-                continue
-            counts = [self._counted(draw, base, new) for draw in range(len(self.tensors))]
-            for position, extra in enumerate(new):
-                one = base.union(extra)
-                self.errors[one] = [counted[position][0] for counted in counts]
-                self.not_finite[one] = sum(counted[position][1] for counted in counts)
-                if extra:
-                    self.added.setdefault(one, extra[0])
-            advance(0, f"{len(self.errors)} sets")
+            counts = self._none({base: extras})
+            for start in range(0, len(self.data), SECTION):
+                self._run({base: extras}, counts, torch.arange(start, min(start + SECTION, len(self.data))), start)
+            self._finish(counts)
+            advance(0, f"{len(self.whole)} sets")
 
-    def _counted(self, draw: int, base: Set, extras: list[tuple[int, ...]]) -> list[list[int]]:
-        """Errors, and examples without finite logits, of a base with each of some layers more, in one draw."""
-        engine: Engine | None = None
-        variants: list[Variant] = []
-        totals = [[0, 0] for _ in extras]
-        seen = 0
-        for start in range(0, len(self.data), SECTION):
+    def _race(self, asked: Mapping[Set, Sequence[Extra]], beam: int, advance: Callable[..., object]) -> None:
+        """Count the errors of the ``beam`` best sets of one size, and of others until they cannot be among these.
 
-            def section(start: int = start) -> Cell:
-                nonlocal engine, variants
-                if engine is None:  # made only where something is left to compute
-                    params = {**self.study.final, **self._changed(draw, base)}
-                    engine = Engine(self.study.network, params, **self.engine_arguments)
-                    variants = [self._variant(draw, base, extra) for extra in extras]
-                span = (start, min(start + SECTION, len(self.data)))
-                sums = engine.sums(variants, self.data, losses=False, span=span, planned=len(self.data))
-                self.choice = engine.choice
-                return {"sums": [[one.errors, one.not_finite] for one in sums], "examples": sums[0].examples}
+        Examples come in the order of their loss in the final network, the largest first: there errors show early.
+        """
+        counts = self._none(asked)
+        if self._order is None:
+            kept = self.cells.get("order", lambda: {"examples": self._hardest_first()})
+            self._order = torch.tensor(kept["examples"])
+        starts = [0]
+        while starts[-1] < len(self.data):
+            starts.append(min(len(self.data), starts[-1] + min(SECTION, max(FIRST, starts[-1]))))
+        spans = list(pairwise(starts))
 
-            found = self.cells.get(json.dumps([draw, sorted(base), extras, start]), section)
-            seen += found["examples"]
-            totals = [[a + c, b + d] for (a, b), (c, d) in zip(totals, found["sums"], strict=True)]
-        if not seen:
+        def run(sets: Collection[Set], span: tuple[int, int]) -> None:
+            some = {base: [one for one in extras if base.union(one) in sets] for base, extras in asked.items()}
+            assert self._order is not None
+            self._run(some, counts, self._order[slice(*span)], span[0])
+
+        def key(one: Set) -> tuple[float, ...]:
+            return self._key(one, counts[one].errors)
+
+        run(counts, spans[0])
+        first = sorted(counts, key=lambda one: (key(one), sorted(one)))
+        ahead, rest = first[:beam], first[beam:]
+        for span in spans[1:]:
+            run(ahead, span)
+        done = list(ahead)
+        for span in spans[1:]:
+            limit = sorted(map(key, done))[beam - 1] if len(done) >= beam else (math.inf,)
+            rest = [one for one in rest if key(one) <= limit]
+            run(rest, span)
+        self._finish({one: counts[one] for one in [*done, *rest]})
+        self.given_up |= {one: count for one, count in counts.items() if one not in self.whole}
+        advance(0, f"{len(self.whole) + len(self.given_up)} sets")
+
+    def _hardest_first(self) -> list[int]:
+        """The examples in the order of their loss in the final network, the largest first."""
+        engine = Engine(self.study.network, self.study.final, **self.engine_arguments)
+        losses = [found.double() for _, (found,) in engine.map([{}], self.data, example_losses)]
+        return torch.cat(losses).nan_to_num(math.inf).argsort(descending=True, stable=True).tolist()
+
+    def _new(self, asked: Mapping[Set, Sequence[Extra]]) -> dict[Set, list[Extra]]:
+        """What was not counted yet; a set with two bases belongs to the first."""
+        found: dict[Set, list[Extra]] = {}
+        taken = set(self.whole)
+        for base, extras in asked.items():
+            found[base] = [extra for extra in extras if base.union(extra) not in taken]
+            taken.update(base.union(extra) for extra in extras)
+            for extra in found[base]:
+                self.added.setdefault(base.union(extra), extra[0])
+        return found
+
+    def _none(self, asked: Mapping[Set, Sequence[Extra]]) -> dict[Set, Count]:
+        """Nothing counted, for each set."""
+        draws = len(self.tensors)
+        return {base.union(one): Count([0] * draws, [0] * draws) for base, extras in asked.items() for one in extras}
+
+    def _finish(self, counts: Mapping[Set, Count]) -> None:
+        """Take counts over all examples."""
+        if any(not count.examples for count in counts.values()):
             raise InputError("no label counts: every one is -100; give data with labels.")
-        self.examples = seen
-        return totals
+        self.whole |= counts
+        self._engines.clear()
+        self._variants.clear()
+
+    def _run(
+        self, asked: Mapping[Set, Sequence[Extra]], counts: Mapping[Set, Count], part: torch.Tensor, start: int
+    ) -> None:
+        """Count the errors of sets on some examples, and add them."""
+        for base, extras in asked.items():
+            if not extras:
+                continue
+            for draw in range(len(self.tensors)):
+                key = json.dumps([draw, sorted(base), extras, start])
+                found = self.cells.get(key, partial(self._counted, draw, base, extras, part))
+                for extra, (errors, bad) in zip(extras, found["sums"], strict=True):
+                    count = counts[base.union(extra)]
+                    count.errors[draw] += errors
+                    count.not_finite[draw] += bad
+                    count.examples += 0 if draw else found["examples"]
+
+    def _counted(self, draw: int, base: Set, extras: Sequence[Extra], part: torch.Tensor) -> Cell:
+        """Errors, and examples without finite logits, of a base with each of some layers more, in one draw on some examples."""
+        if (draw, base) not in self._engines:  # made only where something is left to compute
+            params = {**self.study.final, **self._changed(draw, base)}
+            self._engines[draw, base] = Engine(self.study.network, params, **self.engine_arguments)
+        engine = self._engines[draw, base]
+        for extra in extras:
+            if (draw, base, extra) not in self._variants:
+                self._variants[draw, base, extra] = self._variant(draw, base, extra)
+        variants = [self._variants[draw, base, extra] for extra in extras]
+        found = engine.map(variants, self.data, error_sums, part, decisions=True, planned=len(self.data))
+        sums = [reduce(add, column) for column in zip(*(answers for _, answers in found), strict=True)]
+        self.choice = engine.choice
+        return {"sums": [[one.errors, one.not_finite] for one in sums], "examples": sums[0].examples}
 
     def _changed(self, draw: int, layers: Iterable[int]) -> dict[str, Any]:
         """The changed tensors of some candidates."""
         return {name: tensor for i in layers for name, tensor in self.tensors[draw][i].items()}
 
-    def _variant(self, draw: int, base: Set, extra: tuple[int, ...]) -> Variant:
+    def _variant(self, draw: int, base: Set, extra: Extra) -> Variant:
         """What a base with some layers more has in other values than the base."""
         more = self._changed(draw, extra)
         if self.reestimate is None or not base.union(extra):
@@ -146,13 +239,14 @@ class SetSearch:
         weights, train = {**self.study.final, **self._changed(draw, base), **more}, self.study.data("train")
         return more | reestimated_statistics(self.study.network, weights, train, batches=self.reestimate)
 
-    def drop(self, one: Set) -> float:
-        """The drop in accuracy, the mean over draws."""
-        return (sum(self.errors[one]) - sum(self.errors[frozenset()])) / (self.examples * len(self.tensors))
+    def drop(self, one: Set, errors: Sequence[int] | None = None) -> float:
+        """The drop in accuracy, the mean over draws; of fewer ``errors``, those counted so far, it is the least that is possible."""
+        more = sum(self.whole[one].errors if errors is None else errors) - sum(self.whole[frozenset()].errors)
+        return more / (self.whole[frozenset()].examples * len(self.tensors))
 
-    def within(self, one: Set) -> bool:
+    def within(self, one: Set, errors: Sequence[int] | None = None) -> bool:
         """Whether the drop is within the tolerance."""
-        return self.drop(one) <= self.tolerance + 1e-12
+        return self.drop(one, errors) <= self.tolerance + 1e-12
 
     def size(self, one: Set) -> int:
         """What is made as large as possible."""
@@ -160,25 +254,31 @@ class SetSearch:
 
     def largest(self) -> Set:
         """The largest set within the tolerance; of several the one with the fewest errors."""
-        inside = [one for one in self.errors if self.within(one)]
+        inside = [one for one in self.whole if self.within(one)]
         weight = {one: sum(self.sizes[i] for i in one) for one in inside}
-        return min(inside, key=lambda one: (-self.size(one), sum(self.errors[one]), -weight[one], sorted(one)))
+        return min(inside, key=lambda one: (-self.size(one), sum(self.whole[one].errors), -weight[one], sorted(one)))
 
-    def _key(self, one: Set) -> tuple[float, ...]:
-        """What makes a set better than another: the smaller."""
+    def _key(self, one: Set, errors: Sequence[int] | None = None) -> tuple[float, ...]:
+        """What makes a set better than another: the smaller. It grows with errors: of those counted so far it is the least."""
         parameters = sum(self.sizes[i] for i in one)
-        errors = float(sum(self.errors[one]))
+        worse = float(sum(self.whole[one].errors if errors is None else errors))
         if self.by_parameters:
-            errors = (max(0.0, errors - sum(self.errors[frozenset()])) + 1) / max(parameters, 1)
-        return (not self.within(one), errors, -parameters)
+            worse = (max(0.0, worse - sum(self.whole[frozenset()].errors)) + 1) / max(parameters, 1)
+        return (not self.within(one, errors), worse, -parameters)
 
     def rows(self, names: Sequence[str], kept: set[Set]) -> list[Cell]:
         """The table's rows."""
-        rows = []
-        for one in sorted(self.errors, key=len):
-            share = pl.Series([count / self.examples for count in self.errors[one]])
-            bad = self.not_finite[one]
-            reason = f"{bad} examples have NaN or infinite logits; they count as errors" if bad else None
+        total, rows = self.whole[frozenset()].examples, []
+        for one in sorted({**self.whole, **self.given_up}, key=len):
+            count = self.whole.get(one) or self.given_up[one]
+            bad, known = sum(count.not_finite), one in self.whole
+            share = pl.Series([errors / total for errors in count.errors] if known else [], dtype=pl.Float64)
+            status, reason = "ok", None
+            if bad:
+                status, reason = "not finite", f"{bad} examples have NaN or infinite logits; they count as errors"
+            if not known:
+                reason = f"worse than the sets kept from its errors on the first {count.examples:,} of {total:,} labels alone"
+                status = "given up"
             rows.append(
                 {
                     "step": len(one),
@@ -187,15 +287,15 @@ class SetSearch:
                     "size": self.size(one),
                     "layers": len(one),
                     "parameters": sum(self.sizes[i] for i in one),
-                    "draws": len(share),
-                    "examples": self.examples,
-                    "errors": sum(self.errors[one]),
+                    "draws": len(count.errors),
+                    "examples": count.examples,
+                    "errors": sum(count.errors),
                     "error": share.mean(),
                     "error_std": share.std(),
-                    "accuracy_drop": self.drop(one),
-                    "within": self.within(one),
+                    "accuracy_drop": self.drop(one) if known else None,
+                    "within": self.within(one) if known else None,
                     "kept": one in kept,
-                    "status": "not finite" if bad else "ok",
+                    "status": status,
                     "reason": reason,
                 }
             )

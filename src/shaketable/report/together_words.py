@@ -100,6 +100,9 @@ def search_paragraphs(result: LayerSets) -> list[str]:
         if result.complete
         else f"{len(table):,} sets were tried, and not all: a larger one may exist."
     )
+    given_up = len(table.filter(pl.col("status") == "given up"))
+    if given_up:
+        trust += f" Given up early, as not among the best of their size: {given_up:,}."
     if result.largest:
         trust += f" The set was chosen on the {split} examples that its error is told on: look at the other split."
     return [said, trust]
