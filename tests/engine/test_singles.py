@@ -5,6 +5,7 @@ import torch
 from tests.engine.test_removals import Deciding, case
 from torch import nn
 
+from shaketable.engine import singles
 from shaketable.engine.singles import single_removals
 from shaketable.intervene import ablated, site_of
 from shaketable.params import snapshot
@@ -31,6 +32,25 @@ def test_single_units_removed_are_those_of_the_network_with_a_mask(name, layer):
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, before[key]) for key, tensor in snapshot(network).items())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+
+
+@pytest.mark.parametrize(("room", "passes"), [(0, 48), (2**23, 2)])
+def test_as_many_units_go_through_one_pass_as_there_is_room_for(room, passes, monkeypatch):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network, x = nn.Sequential(nn.Linear(3, 48), nn.ReLU(), nn.Linear(48, 4)).eval(), torch.randn(5, 3)
+    site, calls = site_of(network, "0", x), []
+    network[2].register_forward_hook(lambda *_: calls.append(1))
+    expected = []
+    for unit in range(site.units):
+        with torch.no_grad(), ablated(network, site, [unit]):
+            expected.append(network(x))
+    monkeypatch.setattr(singles, "ROOM", room)
+    around = 5  # how many passes are not for a group: finding the mask, the base pass and the check
+    calls.clear()
+    found = single_removals(network, site, x)
+    assert passes < len(calls) <= passes + around
+    assert torch.allclose(found, torch.stack(expected), atol=1e-5)
 
 
 def test_any_code_the_params_given_and_tokens_are_carried():

@@ -1,17 +1,22 @@
 """Each unit of a layer removed alone: one recorded pass, of which only what is behind the layer runs again."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from shaketable.engine.compare import close
+from shaketable.engine.memory import is_out_of_memory
 from shaketable.engine.replay import Replay
 from shaketable.engine.replica import Replica, Unsuitable
-from shaketable.forward import Inputs, evaluation_mode, forward, map_inputs
-from shaketable.intervene import Site, ablated, with_mask
+from shaketable.forward import Inputs, evaluation_mode, forward, map_inputs, tensors_of
+from shaketable.intervene import Site, ablated, recorded, with_mask
 from shaketable.params import Params, state
 
 CHECKED = 2
 """Examples on which one unit is removed from the network itself, for comparison."""
+TOGETHER, ROOM = 32, 2**23
+"""Units in one pass at most, and the bytes of their activations: what a cache holds."""
 
 
 def single_removals(network: nn.Module, site: Site, inputs: Inputs, params: Params | None = None) -> Tensor:
@@ -53,10 +58,31 @@ def _replayed(network: nn.Module, site: Site, inputs: Inputs, weights: Params) -
         replay.base(inputs)
         ones = state(copy)[name]
         masks = torch.eye(site.units, dtype=ones.dtype, device=ones.device).neg().add(1)
-        found = torch.stack([replay.logits({name: mask.view_as(ones)}) for mask in masks])
-        if not close(_removed(network, site, few, weights, 0), found[0, :CHECKED]):
+        variants = [{name: mask.view_as(ones)} for mask in masks]
+        with recorded(network, site) as seen:
+            truth = _removed(network, site, few, weights, 0)
+        size = seen[0].nbytes * _count(inputs) // _count(few)
+        found = _several(replay, variants, min(TOGETHER, ROOM // size)) if 2 * size <= ROOM else None
+        if found is None:
+            found = torch.stack([replay.logits(variant) for variant in variants])
+        if not close(truth, found[0, :CHECKED]):
             raise Unsuitable("its replayed logits differ from its own")
     return found
+
+
+def _several(replay: Replay, variants: Sequence[Params], together: int) -> Tensor | None:
+    """Logits of variants, so many in one pass by vmap; None where that cannot carry the network's code."""
+    parts = [variants[start : start + together] for start in range(0, len(variants), together)]
+    try:
+        return torch.cat([replay.many(part) for part in parts])
+    except Exception as error:  # any code may stand in a network
+        if is_out_of_memory(error):
+            raise
+        return None
+
+
+def _count(inputs: Inputs) -> int:
+    return len(next(iter(tensors_of(inputs).values())))
 
 
 def _removed(network: nn.Module, site: Site, inputs: Inputs, weights: Params, unit: int) -> Tensor:
