@@ -10,7 +10,15 @@ import polars as pl
 from torch import nn
 
 from shaketable.data.data import Normalisation
-from shaketable.defense.attacks import ATTACK_SCHEMA, ATTACKS, Attack, attack_summary, attack_table, check_budget
+from shaketable.defense.attacks import (
+    ATTACK_SCHEMA,
+    ATTACKS,
+    Attack,
+    attack_summary,
+    attack_table,
+    attacks_of,
+    check_budget,
+)
 from shaketable.defense.classifier import (
     Normalised,
     RandomisedClassifier,
@@ -22,7 +30,7 @@ from shaketable.defense.classifier import (
 from shaketable.identity import fingerprint
 from shaketable.params import state
 from shaketable.probes.cells import Cells
-from shaketable.probes.stored import Result, facts_of, identity_of, stored, time_taken
+from shaketable.probes.stored import Result, facts_of, identity_of, list_of, stored, time_taken
 from shaketable.progress import progress
 from shaketable.study import Study
 
@@ -108,14 +116,16 @@ def attacked(
     References: C. Zhang, S. Bengio, Y. Singer, Are all layers created equal?, JMLR 2022, section 6, table 2.
     """
     started = time.monotonic()
-    data, draws = pixels(study.data("test"), normalisation), list(dict.fromkeys(gradient_draws))
+    draws = list(dict.fromkeys(list_of(int, "a list of whole numbers from 1", gradient_draws=gradient_draws)))
+    data, attacks = pixels(study.data("test"), normalisation), attacks_of(attacks)
+    randomised = list_of(int, "a list of whole numbers from 0", s=s)
     check_whole(examples=examples, repeats=repeats, batch_size=batch_size, r=r)
     for number in draws or [0]:
         check_whole(gradient_draws=number)
     for attack in attacks:
         check_budget(attack, images_of(data), eps, steps, step_size, (0.0, 1.0))
     networks: dict[str, nn.Module] = {BASELINE: with_final_weights(study)}
-    for stages in dict.fromkeys(s):
+    for stages in dict.fromkeys(randomised):
         if stages != 0:
             networks[f"r={r}, s={stages}"] = RandomisedClassifier(study, r=r, s=stages, seed=seed)
     arguments: dict[str, Any] = {

@@ -15,6 +15,7 @@ from shaketable.defense.classifier import answers, check_whole, choosing, draws_
 from shaketable.errors import InputError, RunError
 from shaketable.forward import evaluation_mode, logits_of
 from shaketable.identity import generator_from
+from shaketable.probes.stored import names_of
 
 Attack = Literal["fgsm", "pgd"]
 ATTACKS: tuple[Attack, ...] = ("fgsm", "pgd")
@@ -227,6 +228,7 @@ def attack_table(
     if not named:
         raise InputError("there are no models to attack; give at least one.")
     check_whole(examples=examples, repeats=repeats, batch_size=batch_size, gradient_draws=gradient_draws)
+    attacks = attacks_of(attacks)
     for attack in attacks:
         check_budget(attack, images_of(data), eps, steps, step_size, bounds)
     order = torch.randperm(len(data), generator=generator_from(seed, "examples"))[:examples].sort().values
@@ -287,6 +289,11 @@ def attack_summary(table: pl.DataFrame) -> pl.DataFrame:
         pl.col("status").sort_by(pl.col("status") == "ok").first(),
         pl.col("reason").drop_nulls().first(),
     )
+
+
+def attacks_of(attacks: Any) -> list[Attack]:
+    """The names of some attacks."""
+    return [*dict.fromkeys(names_of("'fgsm', 'pgd' or both", attacks=attacks))]  # pyright: ignore
 
 
 def _suspected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

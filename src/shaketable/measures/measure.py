@@ -12,6 +12,7 @@ import polars as pl
 import torch
 
 from shaketable.errors import InputError, RunError
+from shaketable.probes.stored import names_of
 from shaketable.study import Study
 
 CHATTERJI = "Chatterji, Neyshabur, Sedghi, The intriguing role of module criticality in the generalization of deep networks, 2020"
@@ -183,6 +184,16 @@ def from_factors(factors: Iterable[float], layers: pl.DataFrame | None = None, *
     return replace(found, value=product) if found.value and 0 < product < math.inf else found
 
 
+def check_arguments(arguments: Any) -> None:
+    """One error for arguments of measures that are not given by the names of measures."""
+    if not isinstance(arguments or {}, Mapping) or not all(
+        isinstance(one, Mapping) for one in (arguments or {}).values()
+    ):
+        raise InputError(
+            f"arguments={arguments!r}: give them by measure, such as {{'path_norm': {{'batch_norm': 'keep'}}}}."
+        )
+
+
 def measurements(
     study: Study, names: str | Iterable[str] | None = None, arguments: Mapping[str, Mapping[str, Any]] | None = None
 ) -> pl.DataFrame:
@@ -208,7 +219,8 @@ def measurements(
         >>> measurements(study, ["product_of_spectral_norms"]).select("value", "status").row(0)
         (3.0, 'ok')
     """
-    chosen = list(MEASURES) if names is None else [names] if isinstance(names, str) else list(names)
+    chosen = list(MEASURES) if names is None else names_of("the name of a measure, or a list of them", names=names)
+    check_arguments(arguments)
     for name in (*chosen, *(arguments or {})):
         if name not in MEASURES:
             raise InputError(f"there is no measure {name!r}; there are {', '.join(MEASURES)}.")

@@ -16,7 +16,17 @@ from shaketable.errors import InputError, RunError
 from shaketable.forward import Inputs, evaluation_mode, forward, map_inputs, tensors_of
 from shaketable.intervene import Site, recorded, site_of
 from shaketable.probes.cells import Cell, Cells
-from shaketable.probes.stored import Result, check_whole, facts_of, identity_of, stored, time_taken
+from shaketable.probes.stored import (
+    LAYERS,
+    Result,
+    check_whole,
+    facts_of,
+    identity_of,
+    list_of,
+    names_of,
+    stored,
+    time_taken,
+)
 from shaketable.probes.turning_points import Rule, Ties, key_quantities
 from shaketable.probes.unit_order import Attribute, class_sums, unit_order
 from shaketable.progress import progress
@@ -191,7 +201,7 @@ def ablation(
     References: Zhao, Zhang, Hu, "Estimating the generalization in deep neural networks via sparsity", sections 3.1 to 3.3.
     """
     started = time.monotonic()
-    groups_of = tuple(dict.fromkeys([over] if isinstance(over, str) else over))
+    groups_of = tuple(dict.fromkeys(names_of("'class', 'all' or both", over=over)))
     if not groups_of or not set(groups_of) <= set(OVER):
         raise InputError(f"over={over!r}: give 'class', 'all' or both.")
     check_whole(seed=seed)
@@ -204,7 +214,7 @@ def ablation(
         raise InputError("unit ablation counts the right answers of a classifier; this study is of a language model.")
     data = study.data(split)
     chosen = _classes(classes, data, study.classes)
-    asked: list[str | None] = [layers] if layers is None or isinstance(layers, str) else list(layers)
+    asked: list[str | None] = [None] if layers is None else [*names_of(LAYERS, layers=layers)]
     if not asked:
         raise InputError("layers=[]: name at least one layer, or leave it out.")
     some = map_inputs(lambda tensor: tensor[:4], data.inputs)
@@ -330,10 +340,10 @@ def _classes(classes: Sequence[int] | None, data: Data, count: int) -> list[int]
     """The classes asked for; all without a choice."""
     if classes is None:
         return list(range(count))
-    chosen = list(dict.fromkeys(classes))
+    chosen = list(dict.fromkeys(list_of(int, "a list of classes, such as [0, 3]", classes=classes)))
     present = set(data.labels.tolist())
     for one in chosen:
-        if isinstance(one, bool) or not isinstance(one, int) or not 0 <= one < count:
+        if not 0 <= one < count:
             raise InputError(f"class {one!r} is not there: the network has {count} classes, from 0 to {count - 1}.")
         if one not in present:
             raise InputError(f"class {one} has no examples in these data; choose others, or leave classes out.")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from shaketable.params import Grouping, Layer, Params, layers
+from shaketable.probes.stored import EPOCHS, list_of
 from shaketable.study import Study
 
 SCHEMA = {
@@ -51,7 +52,7 @@ def distances(study: Study, by: Grouping = "block", checkpoints: Iterable[int] |
     References: Zhang, Bengio, Singer, "Are All Layers Created Equal?", 2022, section 3.1, figures 1 (b, c) and 17 to 19.
     """
     found = layers(study.network, by, study.example_inputs())
-    epochs = study.epochs if checkpoints is None else tuple(checkpoints)
+    epochs = study.epochs if checkpoints is None else list_of(int, EPOCHS, checkpoints=checkpoints)
     return table(
         row for epoch in epochs for row in distance_rows(study.final, study.checkpoint(epoch), found, checkpoint=epoch)
     )

@@ -21,6 +21,7 @@ from shaketable.probes.robustness import NO_DISTRIBUTION, NO_INIT, check_statist
 from shaketable.probes.schemes import Groups, layer_groups
 from shaketable.probes.stored import (
     COUNTED,
+    EPOCHS,
     Result,
     check_whole,
     compared,
@@ -28,6 +29,7 @@ from shaketable.probes.stored import (
     facts_of,
     identity_of,
     in_memory,
+    list_of,
     stored,
     sums_in_sections,
     time_taken,
@@ -180,7 +182,8 @@ def joint_robustness(
         raise InputError(
             f"no group may be called {FULL_MODEL!r}: that is the name of the reference rows; rename yours."
         )
-    epochs = study.epochs if checkpoints is None else tuple(sorted(set(checkpoints)))
+    asked = study.epochs if checkpoints is None else list_of(int, EPOCHS, checkpoints=checkpoints)
+    epochs = tuple(sorted(set(asked)))
     for epoch in epochs:
         study.checkpoint(epoch)  # says which there are
     members = {name: [layer for layer in found if layer.name in group] for name, group in named.items()}

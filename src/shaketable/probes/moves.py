@@ -14,6 +14,7 @@ from shaketable.engine import Combination, Variant
 from shaketable.errors import InputError
 from shaketable.identity import generator_from
 from shaketable.params import Grouping, Layer, Params, layers, linear_layers, state
+from shaketable.probes.stored import LAYERS, names_of
 from shaketable.study import Study
 
 ALL_LAYERS = "all layers"
@@ -45,7 +46,7 @@ def moved_layers(
     if any(layer.name == ALL_LAYERS for layer in found):
         raise InputError(f"no layer may be called {ALL_LAYERS!r}: that is the row of all together; rename yours.")
     known = [layer.name for layer in found]
-    chosen = known if names is None else [names] if isinstance(names, str) else list(names)
+    chosen = known if names is None else names_of(LAYERS, layers=names)
     for name in chosen:
         if name not in known:
             near = get_close_matches(str(name), known, 1)

@@ -22,11 +22,13 @@ from shaketable.probes.distances import distance_rows
 from shaketable.probes.distances import table as distance_table
 from shaketable.probes.result import FULL_MODEL, SCHEMA, Robustness
 from shaketable.probes.stored import (
+    EPOCHS,
     compared,
     data_of,
     facts_of,
     identity_of,
     in_memory,
+    list_of,
     status_of,
     stored,
     sums_in_sections,
@@ -301,10 +303,7 @@ def _epochs(study: Study, checkpoints: Iterable[int] | None) -> tuple[int, ...]:
     """The checkpoints to re-initialise to, ascending."""
     if checkpoints is None:
         return study.epochs
-    wanted = (None,) if isinstance(checkpoints, int | str) else tuple(checkpoints)
-    if not all(isinstance(epoch, int) for epoch in wanted):
-        raise InputError(f"checkpoints={checkpoints!r}: give a list of epochs, such as [0, 1, 10].")
-    epochs = {epoch for epoch in wanted if isinstance(epoch, int)}
+    epochs = set(list_of(int, EPOCHS, checkpoints=checkpoints))
     for epoch in epochs - set(study.epochs):
         study.checkpoint(epoch)  # says which there are
     return tuple(sorted(epochs))

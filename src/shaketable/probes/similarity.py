@@ -17,6 +17,7 @@ from shaketable.forward import Inputs, evaluation_mode, forward, map_inputs, ten
 from shaketable.identity import generator_from
 from shaketable.params import Grouping, Layer, Params, layers
 from shaketable.perturb import Statistics, changed_tensors
+from shaketable.probes.stored import LAYERS, names_of
 from shaketable.progress import progress
 from shaketable.study import Study
 
@@ -417,7 +418,7 @@ def _tensor(output: Any) -> Tensor | None:
 def _chosen(found: tuple[Layer, ...], rewound: Iterable[str] | str | None) -> list[int]:
     """The positions of the layers to rewind, in forward order."""
     names = [layer.name for layer in found]
-    wanted = names if rewound is None else [rewound] if isinstance(rewound, str) else list(rewound)
+    wanted = names if rewound is None else names_of(LAYERS, rewound=rewound)
     for name in wanted:
         if name not in names:
             raise InputError(f"there is no layer {name!r} to rewind; there are {', '.join(names[:10])}.")

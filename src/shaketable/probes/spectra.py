@@ -9,6 +9,7 @@ import torch
 from shaketable.errors import InputError
 from shaketable.operators import Operator, operator_norm, operators, singular_values
 from shaketable.params import COMPUTED, Grouping, Params, computes_weight, layers, linear_layers
+from shaketable.probes.stored import EPOCHS, list_of
 from shaketable.study import Study
 
 _FACTS = {
@@ -157,11 +158,10 @@ def _weights(study: Study, by: Grouping) -> list[tuple[Row, Operator | str]]:
 
 def _checkpoints(study: Study, checkpoints: Iterable[int] | None) -> Iterator[tuple[int | None, Params | None]]:
     """Epochs, ascending, with their weights; the final weights last; None where init was expected and is not there."""
-    if isinstance(checkpoints, int | str):
-        raise InputError(f"checkpoints={checkpoints!r}: give a list of epochs, such as [0, 1, 10].")
+    epochs = study.epochs if checkpoints is None else sorted(set(list_of(int, EPOCHS, checkpoints=checkpoints)))
     if checkpoints is None and study.init is None:
         yield 0, None
-    for epoch in study.epochs if checkpoints is None else sorted(set(checkpoints)):
+    for epoch in epochs:
         if epoch != study.final_epoch:
             yield epoch, study.checkpoint(epoch)
     yield study.final_epoch, study.final

@@ -4,9 +4,10 @@ import json
 import platform
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from numbers import Integral, Real
 from operator import add
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeVar
@@ -39,6 +40,9 @@ COUNTED = {
     "accuracy_drop": pl.Float64,
 }
 """The columns of what is counted on one split: :func:`compared` gives them."""
+EPOCHS = "a list of epochs, such as [0, 1, 10]"
+LAYERS = "the name of a layer, or a list of them"
+"""What is asked for where checkpoints, or layers, are given as something else."""
 
 
 @dataclass(frozen=True)
@@ -202,12 +206,28 @@ def status_of(sums: Cell) -> Cell:
 
 def data_of(study: Study, splits: Sequence[str] | None) -> dict[str, Data]:
     """The data of the splits asked for, each once; of all that there are without a choice."""
-    if isinstance(splits, str) or not set(splits or ()) <= set(SPLITS):
+    asked = list_of(str, "a list of 'test' and 'train'", splits=() if splits is None else splits)
+    if not set(asked) <= set(SPLITS):
         raise InputError(f"splits={splits!r}: give a list of 'test' and 'train'.")
-    chosen = tuple(dict.fromkeys(splits or [split for split in SPLITS if getattr(study, split) is not None]))
+    chosen = tuple(dict.fromkeys(asked or [split for split in SPLITS if getattr(study, split) is not None]))
     if not chosen:
         raise InputError("the study has no data; make it with test=(inputs, labels), train=(inputs, labels), or both.")
     return {split: study.data(split) for split in chosen}
+
+
+def list_of(kind: type, wish: str, /, **given: Any) -> list[Any]:
+    """The items of an argument, given by its name, that is a list; one error with a wish for what is none, or holds something else."""
+    ((name, value),) = given.items()
+    items = list(value) if isinstance(value, Iterable) and not isinstance(value, str | Mapping) else [None]
+    right = {int: Integral, float: Real}.get(kind, kind)
+    if not all(isinstance(one, right) and not isinstance(one, bool) for one in items):
+        raise InputError(f"{name}={value!r}: give {wish}.")
+    return items
+
+
+def names_of(wish: str, /, **given: Any) -> list[str]:
+    """The same for an argument that is one name or a list of them."""
+    return [value for value in given.values() if isinstance(value, str)] or list_of(str, wish, **given)
 
 
 def check_whole(lowest: int | None = None, **numbers: Any) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 from shaketable.errors import InputError
 from shaketable.measures import MEASURES
-from shaketable.probes.stored import check_whole
+from shaketable.measures.measure import check_arguments
+from shaketable.probes.stored import check_whole, names_of
 from shaketable.progress import progress
 from shaketable.training import Recipe
 from shaketable.training.together import shape_of
@@ -142,8 +143,10 @@ def measure(
         [(0, 'number_of_parameters', 160.0), (1, 'number_of_parameters', 160.0)]
     """
     found = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
+    check_arguments(arguments)
     given = {name: dict(values) for name, values in (arguments or {}).items()}
-    chosen = [kind.name for kind in MEASURES.values() if kind.installed] if measures is None else list(measures)
+    every = [kind.name for kind in MEASURES.values() if kind.installed]
+    chosen = every if measures is None else names_of("the name of a measure, or a list of them", measures=measures)
     _refuse_unknown(chosen, given)
     with found.driven():
         records = {entry.name: found.record(entry.name) for entry in found.plan.networks}
