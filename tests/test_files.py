@@ -24,6 +24,19 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_rubbish(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_file_in_the_place_of_a_folder_and_a_folder_in_the_place_of_a_file_are_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "deep" / "below"):
+        with pytest.raises(InputError, match="file: is a file, and a folder is needed there"), locked(folder):
+            pass
+        with pytest.raises(InputError, match="file: is a file, and a folder is needed there"):
+            write_atomically(folder / "x", lambda part: part.write_text("x"))
+    with pytest.raises(InputError, match="is a folder; give the name of a file"):
+        write_atomically(tmp_path, lambda part: part.write_text("x"))
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_tensors_come_back_bit_for_bit_with_their_metadata(tmp_path):
     tensors = {"a": torch.randn(3, 2), "b": torch.arange(3), "c": torch.randn(4, 4).t()}
     save_tensors(tmp_path / "x.safetensors", tensors, {"epoch": "3"})

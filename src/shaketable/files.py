@@ -13,9 +13,38 @@ from torch import Tensor
 from shaketable.errors import InputError, RunError
 
 
+def refuse_file(folder: Path) -> None:
+    """One error where a file stands in the place of a folder, or of one that it would lie in."""
+    for place in (folder, *folder.parents):
+        if place.exists():
+            if not place.is_dir():
+                raise InputError(f"{place}: is a file, and a folder is needed there; give another place.")
+            return
+
+
+def made_folder(folder: Path) -> Path:
+    """A folder, made if need be.
+
+    Raises:
+        InputError: a file is in its place, or it cannot be made.
+    """
+    try:
+        refuse_file(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: this folder cannot be made ({error.strerror}); give another place.") from error
+    return folder
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write`` on a temporary path beside ``path``, flush it to disk, and rename it: a reader sees all or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Call ``write`` on a temporary path beside ``path``, flush it to disk, and rename it: a reader sees all or nothing.
+
+    Raises:
+        InputError: a folder is in its place, or a file in that of its folder.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give the name of a file to write.")
+    made_folder(path.parent)
     part = path.with_name(f".{path.name}.part{os.getpid()}")
     try:
         write(part)
@@ -48,11 +77,12 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
         wait: until another process that holds it lets go of it.
 
     Raises:
+        InputError: a file is in its place.
         RunError: another process holds it, and it is not waited for.
     """
     import fcntl
 
-    folder.mkdir(parents=True, exist_ok=True)
+    made_folder(folder)
     with (folder / ".lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

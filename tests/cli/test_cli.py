@@ -210,6 +210,27 @@ def test_thresholds_and_layers_are_checked_at_the_command_line_too(trained, caps
     assert "there is no checkpoint 7" in call("robustness", trained, "--checkpoint", 7, capsys=capsys)[2]
 
 
+RESULTS = "robustness joint sensitivity prune ablate criticality path measure bounds attack".split()
+"""The commands that write results into the folder of a run."""
+
+
+@pytest.mark.parametrize("below", ["", "deep/below"])
+@pytest.mark.parametrize("command", [*RESULTS, "train", "demo", "zoo-run"])
+def test_a_file_in_the_place_of_the_folder_for_results_is_one_sentence(command, below, trained, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "plan.toml").write_text('[base]\nnetwork = "fcn-1x2"\n[axes]\nseed = [0]\n')
+    own = {
+        "train": ["train", "--network", "fcn-1x4", "--epochs", "1"],
+        "demo": ["demo"],
+        "zoo-run": ["zoo", "run", tmp_path / "plan.toml"],
+    }
+    out = tmp_path / "file" / below
+    code, printed, err = call(*own.get(command, [command, trained]), "--out", out, capsys=capsys)
+    assert (code, printed, err.count("\n")) == (2, "", 1)
+    assert f"{tmp_path / 'file'}: is a file, and a" in err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_an_unexpected_failure_is_one_sentence_and_exit_code_1(trained, monkeypatch, capsys):
     def fail(*args, **kwargs):
         raise MemoryError("out of memory")

@@ -68,6 +68,16 @@ def test_designs_of_the_reference_s_mass_are_listed_and_written(tmp_path, capsys
     assert "train it to know" in " ".join(out.split())
 
 
+def test_a_file_in_the_place_of_the_folder_of_what_is_written_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    for option in ("--out", "--recipe"):
+        code, out, err = call(
+            *REFERENCE, "--depths", "4", option, tmp_path / "file" / "x.json", "--json", capsys=capsys
+        )
+        assert (code, err.count("\n")) == (2, 1)
+        assert "file: is a file, and a folder is needed there" in answer(out)["error"]
+
+
 def test_depths_up_to_the_deepest_cell_of_the_reference_are_tried_without_others(capsys):
     code, out, _ = call("design", "--reference", "4x4t6-6x8t10", "--step", "2", "--json", capsys=capsys)
     assert (code, answer(out)["candidates"]) == (0, 7 * 13 + 9 * 17)

@@ -191,13 +191,12 @@ def _zoo(path: Path, margins: bool, data_root: Path | None, device: str) -> "tup
 def _refuse_places(out: Path, figures: Path | None) -> None:
     """One error for what cannot be written, before anything is measured."""
     from shaketable.errors import InputError
+    from shaketable.files import refuse_file
 
     if out.expanduser().is_dir():
         raise InputError(f"--out {out}: is a folder; give the name of the JSON file to write.")
-    folders = [out.expanduser().absolute().parent, *([figures.absolute()] if figures else [])]
-    for place in (each for folder in folders for each in (folder, *folder.parents)):
-        if place.exists() and not place.is_dir():
-            raise InputError(f"{place}: is a file, and a folder is needed there; give another place.")
+    for folder in (out.expanduser().absolute().parent, *([figures.absolute()] if figures else [])):
+        refuse_file(folder)
 
 
 def _trained(frame: "pl.DataFrame", train_error: float) -> "pl.DataFrame":

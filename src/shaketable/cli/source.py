@@ -48,9 +48,12 @@ FOREIGN = ("final", "init", "weights", "data", "data_arg", "network_arg")
 def opened(run: Path | None, source: Source | None) -> tuple["Study", Path]:
     """The study that the options name, and the folder where its results go."""
     from shaketable.errors import InputError
+    from shaketable.files import refuse_file
     from shaketable.study import Study
 
     source = source or Source()
+    if source.out is not None:
+        refuse_file(source.out.expanduser().absolute())
     if (run is None) == (source.network is None):
         raise InputError("give either the folder of a run, or --network with --final and --data.")
     given = [
