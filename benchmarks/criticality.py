@@ -1,6 +1,6 @@
 """Network criticality by the engine's search against a grid of alphas, sigmas and draws by the naive loop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -30,8 +30,8 @@ SIGMAS = tuple(10.0 ** (3 * step / 19 - 3) for step in range(20))
 
 @dataclass(frozen=True)
 class Work:
-    """A network that is trained in minutes, how many training images count (repeated where there are fewer), and how many
-    of them a naive cell is run on."""
+    """A network that is trained in minutes, how many training images count (repeated where there are fewer), how many
+    of them a naive cell is run on, and how many modules are searched, evenly over the network and multiplied (all without it)."""
 
     recipe: Recipe
     examples: int
@@ -39,6 +39,7 @@ class Work:
     about: str
     goal: float | None = None
     seconds: float | None = None
+    modules: int | None = None
     batches: tuple[int, ...] = BATCHES
 
 
@@ -83,8 +84,9 @@ WORKS = {
         WIDE,
         50_000,
         500,
-        "the same of ResNet-18 of full width, 21 modules, 50,000 images",
+        "the same of ResNet-18 of full width, 21 modules, 50,000 images; without --full five modules are searched",
         goal=500,
+        modules=5,
     ),
 }
 
@@ -112,7 +114,9 @@ def measure(name: str, options: Options) -> list[Row]:
     data = study.data("train")
     study.network.load_state_dict(study.final)
     lines, _ = lines_of(study, "module", "weight", DRAWS, 0)
-    total = len(lines) * len(ALPHAS) * len(SIGMAS) * DRAWS
+    cells_each, modules = len(ALPHAS) * len(SIGMAS) * DRAWS, len(lines)
+    if work.modules is not None and not options.full:
+        lines = [lines[i] for i in evenly(modules, work.modules)]
     batch = best_batch(study.network, data, work.batches)
     part = first(data, work.images)
     turns = evenly(len(lines), options.repeats)
@@ -120,29 +124,33 @@ def measure(name: str, options: Options) -> list[Row]:
     found: Criticality | None = None
     for number in range(options.repeats):
         getattr(kernels, "_chosen", {}).clear()
-        found, fast = timed(lambda: search(study, options))
+        found, fast = timed(lambda: search(study, lines, options))
         at = lines[turns[number % len(turns)]]
         agrees, slow, cells = check(found, at, study, part, len(data), batch)
         if not cells:
             raise InputError(f"{at.layer.name} keeps no error of {EPSILON} on this grid; there is nothing to compare.")
         right &= agrees
-        times.append((slow * (total / cells) * (len(data) / len(part)), fast))
+        fast = fast * (modules / len(lines))
+        times.append((slow * (modules * cells_each / cells) * (len(data) / len(part)), fast))
         say(f"{name} {number + 1}/{options.repeats}: naive {times[-1][0][0]:,.0f} s, search {fast[0]:,.1f} s")
     assert found is not None
     table, summary = found.table, found.summary().row(0, named=True)
     more = {
-        "network_criticality": summary["network_criticality"],
-        "modules": len(lines),
+        "network_criticality": summary["network_criticality"] if len(lines) == modules else None,
+        "modules": modules,
+        "modules_searched": len(lines),
         "tests": int(table["tests"].sum()),
         "outcomes": int(table["outcomes"].sum()),
-        "outcomes_of_the_grid": total * len(data),
+        "outcomes_of_the_grid": len(lines) * cells_each * len(data),
         "module_criticality": dict(zip(table["layer"], table["criticality"], strict=True)),
     }
     if work.seconds is not None:
         more["seconds_allowed"] = work.seconds
+    part_searched = "whole" if len(lines) == modules else f"{len(lines)} of {modules} modules, multiplied"
     how = (
         f"naive: two points of one module with all {DRAWS} draws on {len(part):,} of {len(data):,} images, another module "
-        "in each repeat, multiplied to the whole grid; search: whole. Answers compared at the point found and at the next "
+        "in each repeat, multiplied to the whole grid; search: "
+        f"{part_searched}. Answers compared at the point found and at the next "
         "larger sigma, as far as these images tell."
     )
     return [
@@ -155,7 +163,7 @@ def measure(name: str, options: Options) -> list[Row]:
             network=described(work.recipe.network, work.recipe.network_args),
             data=about,
             examples=len(data),
-            variants=total,
+            variants=modules * cells_each,
             batch_naive=batch,
             level=options.level,
             choice=found.provenance["engine"],
@@ -166,10 +174,11 @@ def measure(name: str, options: Options) -> list[Row]:
     ]
 
 
-def search(study: Study, options: Options) -> Criticality:
-    """The search on the grid that the naive loop would go through."""
+def search(study: Study, lines: Sequence[Line], options: Options) -> Criticality:
+    """The search of some modules on the grid that the naive loop would go through."""
+    chosen = {at.layer.name: list(at.layer.params) for at in lines}
     same = {"epsilon": EPSILON, "alphas": ALPHAS, "sigmas": SIGMAS, "draws": DRAWS}
-    return criticality(study, **same, pac_bayes=False, level=options.level)
+    return criticality(study, chosen, **same, pac_bayes=False, level=options.level)
 
 
 def check(
