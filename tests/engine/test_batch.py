@@ -276,3 +276,14 @@ def test_rows_are_picked_where_the_graph_carries_every_layer():
     engine._levels.routes[layers[1]] = "replay"
     assert engine._levels.picks(layers[:1], True)
     assert not engine._levels.picks(layers, True)
+
+
+def test_no_pass_is_recorded_for_a_variant_that_leaves_nothing_of_it_as_it_is(monkeypatch):
+    network, inputs = zoo.settled(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))), torch.randn(20, 6)
+    engine, whole = Engine(network, level="fused", workers=1), zoo.another(network)
+    truth = [forward(network, inputs, {**state(network), **changes}) for changes in (whole, {})]
+    assert torch.allclose(engine.logits([whole], inputs)[0], truth[0], atol=1e-5)  # levels are tried
+    monkeypatch.setattr(Fused, "base", None)
+    assert torch.allclose(engine.logits([whole], inputs)[0], truth[0], atol=1e-5)
+    monkeypatch.setattr(Fused, "whole", None)
+    assert torch.equal(engine.logits([whole], inputs)[0], truth[0]), "where that fails, all of the user's network runs"

@@ -262,6 +262,22 @@ def test_variants_do_not_change_what_is_recorded_and_it_can_be_dropped() -> None
     assert fused.recorded_bytes() == 0
 
 
+def test_a_variant_runs_whole_on_other_inputs_than_those_recorded() -> None:
+    network, inputs = settled(build("resnet18-bn", (3, 16, 16), 10, width=0.125)), images(6, size=16)
+    other, last = zoo.another(network), layers(network, "module", inputs)[-1].params[0]
+    fused = Fused(network, state(network), inputs)
+    recorded = fused.base(inputs[:4])
+    for changes in (other, {}, {last: other[last]}):
+        found = fused.whole(changes, inputs[1:])
+        truth = forward(network, inputs[1:], {**state(network), **changes}).detach()
+        assert distance(found, truth) < 2 * EXACT
+        rough = fused.rounded().whole(changes, inputs[1:])
+        assert EXACT < distance(rough, truth) < 0.05
+    assert torch.equal(fused.logits({}), recorded), "what is recorded stays, of four examples"
+    assert not fused.uses_base(frozenset(other))
+    assert fused.uses_base(frozenset({last}))
+
+
 def test_several_changes_of_a_norm_or_as_weighted_sums_have_the_logits_of_the_loop() -> None:
     network, inputs = settled(build("resnet18-bn", (3, 16, 16), 10, width=0.125)), images(4, size=16)
     params, draws = state(network), [zoo.another(network, seed) for seed in range(2)]

@@ -27,9 +27,16 @@ class Batch:
     """
 
     def __init__(
-        self, levels: Levels, worker: Worker, inputs: Inputs, counts: Mapping[Names, float], decisions: bool
+        self,
+        levels: Levels,
+        worker: Worker,
+        inputs: Inputs,
+        counts: Mapping[Names, float],
+        decisions: bool,
+        rough: bool = False,
     ) -> None:
         self._levels, self._worker, self._inputs, self._decisions = levels, worker, inputs, decisions
+        self._rough = rough
         self._base: dict[str, Tensor | None] = {}
         self._used = {levels.route(names, decisions) for names in counts if names}
         self._runs_whole = levels.runs_whole(counts, self._used, decisions)
@@ -60,6 +67,10 @@ class Batch:
             yield from map(self._whole, map(tensors_of_variant, variants), rows or [None] * len(variants))
             return
         route = self._levels.route(names, self._decisions)
+        few = not shares_terms(variants)
+        if route == "fused" and rows is None and few and not made(self._worker.fused).uses_base(names):
+            yield from map(self._by_graph, map(tensors_of_variant, variants))
+            return
         base = self._ready(route) if route in ("fused", "half", "low") else None
         if rows is not None:
             for start in range(0, len(variants), TOGETHER):
@@ -70,7 +81,7 @@ class Batch:
             route = "replay"
         if base is not None and route != "fused":  # as many as their logits do not take more than a recorded pass
             together = min(TOGETHER, max(1, self._levels.per_example * len(base) // (4 * base.numel())))
-        step, few = together if route in ("vmap", "half", "low") else 1, not shares_terms(variants)
+        step = together if route in ("vmap", "half", "low") else 1
         for start in range(0, len(variants), step):
             some = variants[start : start + step]
             if few:
@@ -88,6 +99,16 @@ class Batch:
                     yield found[number]
                 else:
                     yield self._settled(found[number], variant)
+
+    def _by_graph(self, changes: Params) -> Tensor:
+        """Logits of a variant that leaves nothing of a base pass as it is: none is recorded for it. Rough where that was asked."""
+        name = "low" if self._rough else "fused"
+        graph = made(self._worker.low if self._rough else self._worker.fused)
+        failed = self._base.get(name, changes) is None
+        found = None if failed else self._attempt(name, lambda: graph.whole(changes, self._inputs))
+        if found is None:
+            return self._whole(changes)
+        return found if self._rough else self._settled(found, changes)
 
     def _ready(self, route: str) -> Tensor | None:
         """Base logits of a level on this batch, recorded when they are first needed; None if it is not there, or failed."""

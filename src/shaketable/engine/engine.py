@@ -24,8 +24,8 @@ from shaketable.params import Params, state
 
 CACHE = 2**29
 """Bytes of a recorded pass on a CPU beyond which more examples in flight gain nothing."""
-CHECKED, TRIED = 8, 1000
-"""Examples on which each layer is compared with the loop, and the most on which levels are timed."""
+CHECKED, TRIED, ROUNDED = 8, 1000, 128
+"""Examples on which each layer is compared with the loop, the most on which levels are timed, and those for bfloat16 alone."""
 T = TypeVar("T")
 
 
@@ -145,6 +145,14 @@ class Engine:
             totals = [checked(sums) for sums in totals]
         return totals if losses else [replace(sums, loss=nan) for sums in totals]
 
+    def rounds(self, variant: Variant, data: Data) -> bool:
+        """Whether all of the network runs for such a variant as a graph in bfloat16, in half of the time of float32 or as asked.
+
+        Levels are chosen when variants are first run: ask behind that. False on a GPU, and with ``precision="float32"``.
+        """
+        inputs = map_inputs(lambda tensor: tensor[:ROUNDED], data.inputs)
+        return self._levels.rounds(frozenset(names_of(variant)), variant, inputs)
+
     def logits(self, variants: Sequence[Variant], inputs: Inputs) -> list[Tensor]:
         """Logits [N, C] or [N, T, C] of each variant on inputs of N examples."""
         count = len(next(iter(tensors_of(inputs).values())))
@@ -161,6 +169,7 @@ class Engine:
         decisions: bool = False,
         planned: int | None = None,
         only: Tensor | None = None,
+        rough: bool = False,
     ) -> Iterator[tuple[int, list[T]]]:
         """A function of logits and labels for each variant, one batch of examples after another.
 
@@ -173,6 +182,7 @@ class Engine:
             planned: as for :meth:`sums`.
             only: on which of those examples each variant is wanted, bool [V, K]; on all without it. The recorded pass of an
                 example serves all variants that are wanted on it.
+            rough: logits of variants that :meth:`rounds` are those of bfloat16, as they come.
 
         Returns: pairs of a number of examples and the function's value for each variant; None where it is wanted on no
             example of the batch.
@@ -192,6 +202,8 @@ class Engine:
         if not variants or not total:
             return
         by_layer = _by_layer(variants)
+        if rough and not all(names in self._levels.rough for names in by_layer):
+            raise InputError("rough logits are there for variants that this engine rounds; ask Engine.rounds() first.")
 
         def part(start: int, stop: int) -> tuple[Inputs, Tensor]:
             rows = slice(start, stop) if order is None else order[start:stop]
@@ -229,7 +241,7 @@ class Engine:
                         own = labels if of is None else labels[of]
                         for index, answer in zip(
                             indices,
-                            self._answers(worker, some, few, own, function, decisions, known, rows),
+                            self._answers(worker, some, few, own, function, decisions, known, rows, rough),
                             strict=True,
                         ):
                             found[index] = answer
@@ -264,6 +276,7 @@ class Engine:
         decisions: bool,
         seen: Sequence[Seen],
         rows: Sequence[Tensor] | None = None,
+        rough: bool = False,
     ) -> list[T]:
         """The function's value for each variant on one batch, or on its rows of it: base pass, layer, variant."""
         by_layer, answers = _by_layer(variants), {}
@@ -273,7 +286,7 @@ class Engine:
                 names: len(indices) if rows is None else sum(len(rows[index]) for index in indices) / len(labels)
                 for names, indices in by_layer.items()
             }
-            batch = Batch(self._levels, worker, inputs, counts, decisions)
+            batch = Batch(self._levels, worker, inputs, counts, decisions, rough)
             for names, indices in by_layer.items():
                 some = [variants[index] for index in indices]
                 known = [seen[index] for index in indices]
@@ -295,7 +308,12 @@ class Engine:
         """Which variants share a recorded pass where each is wanted ``only`` on some examples of a batch, bool [V, n]."""
         if only is None:
             return [(list(range(len(variants))), None, None)]
-        if self._levels.picks(_by_layer(variants), decisions):
+        by_layer = _by_layer(variants)
+        counts = {names: float(only[indices].sum()) / only.shape[1] for names, indices in by_layer.items()}
+        if not self._levels.shares(counts, decisions):
+            alone = [wanted.nonzero().flatten() for wanted in only]
+            return [([index], rows, None) for index, rows in enumerate(alone) if len(rows)]
+        if self._levels.picks(by_layer, decisions):
             indices = only.any(1).nonzero().flatten().tolist()
             return [(indices, None, [only[index].nonzero().flatten() for index in indices])]
         patterns, kinds = only.unique(dim=0, return_inverse=True)  # other levels carry whole batches

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -82,18 +82,39 @@ class Fused:
             self._values = {node: halved(value) for node, value in self._exact._values.items()}
             self._count = self._exact._count
             return self._values[self._program.output].float()
+        self._values = self._through(inputs, {}, self._program.kept)
+        self._of = inputs
+        return self._values[self._program.output].float()
+
+    def whole(self, changes: Params, inputs: Inputs) -> Tensor:
+        """Logits of a variant on any inputs, by running all of the network: nothing is recorded, and nothing recorded is used.
+
+        Raises:
+            Unsuitable: as :meth:`base`.
+        """
+        count = self._count
+        try:
+            return self._through(inputs, changes, {self._program.output})[self._program.output].float()
+        finally:
+            self._count = count  # of the recorded pass
+
+    def uses_base(self, names: frozenset[str]) -> bool:
+        """Whether a change of these tensors leaves anything of the recorded pass as it is."""
+        return len(self._program.plan(names)) < len(self._program.steps)
+
+    def _through(self, inputs: Inputs, changes: Params, kept: Collection[Node]) -> dict[Node, Tensor]:
+        """The values of all steps in their order, those that are ``kept``."""
         if _shapes(inputs) != self._shapes:
             raise Unsuitable("its inputs have several shapes")
         given = [self._input(tensor) for tensor in tensors_of(inputs).values()]
-        self._values = dict(zip(self._program.inputs, given, strict=True))
+        values = dict(zip(self._program.inputs, given, strict=True))
         self._count = len(given[0])
         for step in self._program.steps:
-            self._values[step.result] = self._run(step, {}, {}, ())
+            values[step.result] = self._run(step, values, changes, ())
             for node in self._program.last[step.result]:
-                if node not in self._program.kept:
-                    del self._values[node]
-        self._of = inputs
-        return self._values[self._program.output].float()
+                if node not in kept:
+                    del values[node]
+        return values
 
     def logits(self, changes: Params, terms: Terms = ()) -> Tensor:
         """Logits of the base network with some tensors changed, on all examples of the batch.
@@ -162,7 +183,7 @@ class Fused:
         return sum(held.values())
 
     def _input(self, tensor: Tensor) -> Tensor:
-        return channels_last(tensor.float()) if tensor.is_floating_point() else tensor
+        return channels_last(tensor.to(self._dtype)) if tensor.is_floating_point() else tensor
 
     def _weight(self, node: Any, changes: Params) -> Any:
         """A function of weights, with the changes; numbers as they are."""

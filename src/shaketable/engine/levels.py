@@ -79,6 +79,8 @@ class Levels:
         self._seconds: dict[Names, float] = {}  # what replay takes for an example of a variant
         self._rough: dict[Names, float] = {}  # the same in bfloat16
         self._passes: dict[str, float] = {}  # what a pass takes for an example: in float32, and recorded in bfloat16
+        self.rough: set[Names] = set()  # of these the graph runs all of the network fast in bfloat16
+        self._rounded: set[Names] = set()  # tried
         self._folded: set[Names] = set()  # tried
         self._known: set[tuple[str, Names]] = set()  # levels that were tried
         self._alone = Lock()  # one pass of the loop at a time: it exchanges tensors
@@ -232,12 +234,41 @@ class Levels:
         behind = sum(taken[names] * count for names, count in counts.items())
         return self._passes["replay"] * sum(counts.values()) < recorded + behind
 
+    def shares(self, counts: Mapping[Names, float], decisions: bool) -> bool:
+        """Whether a recorded pass saves anything where so many variants of each layer are wanted an example."""
+        layers = [names for names in counts if names]
+        routes, graph = {self.route(names, decisions) for names in layers}, self.workers[0].fused
+        if routes == {"loop"}:
+            return False
+        if graph is not None and routes == {"fused"}:
+            return any(graph.uses_base(names) for names in layers)
+        return not self.runs_whole(counts, routes, decisions)
+
     @property
     def halves(self) -> bool:
         """Whether decisions may run in bfloat16."""
         if self.device.type != "cpu" or self.asked not in ("auto", "fused"):
             return False
         return self.precision == "bfloat16" or (self.precision == "auto" and bfloat16_gain() > 1.5)
+
+    def rounds(self, names: Names, variant: Variant, inputs: Inputs) -> bool:
+        """Whether the graph runs all of the network for a variant of these tensors, and in bfloat16 in at most half of the time."""
+        graph = self.workers[0].fused
+        if not self.halves or graph is None or self.routes.get(names) != "fused" or graph.uses_base(names):
+            return False
+        if names not in self._rounded:
+            self._rounded.add(names)
+            if self.workers[0].low is None:
+                for worker in self.workers:
+                    worker.low = made(worker.fused).rounded()
+            changes, seconds = tensors_of_variant(variant), []
+            for level in (graph, made(self.workers[0].low)):
+                level.whole(changes, inputs)  # a graph chooses its kernels the first time
+                seconds.append(clocked(lambda level=level: level.whole(changes, inputs), self.device)[0])
+            if 2 * seconds[1] < seconds[0] or self.precision == "bfloat16":
+                self.rough.add(names)
+                self.choice += f"; all of the network in bfloat16 {seconds[0] / seconds[1]:.1f} times as fast"
+        return names in self.rough
 
     def _traces(self, whole: float, trial: float) -> bool:
         """Whether a graph may pay for itself, and its packed weights fit: ``whole`` and ``trial`` are seconds without it."""
