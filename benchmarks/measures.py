@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from tests.statistics import references
 
-from benchmarks.common import Naive, Options, Row, best_batch, machine, row, say, timed
+from benchmarks.common import Naive, Options, Row, Seconds, best_batch, machine, row, say, timed
 from benchmarks.criticality import WORKS as SEARCHES
+from shaketable.engine import Precision
 from shaketable.identity import generator_from
 from shaketable.measures import MEASURES
 from shaketable.measures.derivatives import names_of
@@ -35,6 +36,8 @@ NIN = Recipe(
     evaluate_every=12,
 )
 RESNET = "criticality-resnet18-narrow"
+SCREENS: dict[Precision, tuple[str, int]] = {"float32": ("", 18), "auto": ("-bfloat16", 60)}
+"""How prunability decides, with what its row is called and its goal."""
 NETWORKS, COLUMNS, LOOPED = 10_000, 40, 150
 AXES = {"width": 4, "depth": 4, "dropout": 3, "decay": 3}
 
@@ -54,29 +57,42 @@ def with_train(study: Study, indices: torch.Tensor) -> Study:
 
 
 def prune(name: str, options: Options) -> list[Row]:
-    """Prunability against a scan of all hundred fractions by the naive loop, two of which are run."""
+    """Prunability against a scan of all hundred fractions by the naive loop, two of which are run: in float32, where every
+    answer is certain, and with losses in bfloat16 first."""
     study = study_of(SEARCHES[RESNET].recipe, options)
     data = study.data("train")
-    batch, times, right, found = best_batch(study.network, data), [], True, None
+    batch, right, found = best_batch(study.network, data), dict.fromkeys(SCREENS, True), {}
+    times: dict[str, list[tuple[Seconds, Seconds]]] = {precision: [] for precision in SCREENS}
     for number in range(options.repeats):
-        found, fast = timed(lambda: prunability(study, steps=STEPS, sparsities=None))
-        kept, bound = found.summary()["prunability"][0], found.provenance["bound"]
+        took = {}
+        for precision in SCREENS:
+            found[precision], took[precision] = timed(
+                lambda precision=precision: prunability(study, steps=STEPS, sparsities=None, precision=precision)
+            )
+        kept, bound = found["float32"].summary()["prunability"][0], found["float32"].provenance["bound"]
         order = ordered(study.final, prunable(study.network, "global", "weight", study.example_inputs()))
         asked = [kept, kept - 1 / STEPS] if kept > 0 else [kept]
         variants = [order.at(1 - one) for one in asked]
         sums, slow = timed(lambda variants=variants: Naive(study.network, batch).sums(variants, data))
-        right &= [loss / len(data) <= bound for _, loss in sums] == [True, False][: len(asked)]
-        times.append((slow * (STEPS + 1) / len(asked), fast))
-        say(f"{name} {number + 1}/{options.repeats}: naive {times[-1][0][0]:.0f} s, ours {fast[0]:.0f} s, kept {kept}")
-    assert found is not None
+        same = [loss / len(data) <= bound for _, loss in sums] == [True, False][: len(asked)]
+        for precision, result in found.items():
+            right[precision] &= same and result.summary()["prunability"][0] == kept
+            times[precision].append((slow * (STEPS + 1) / len(asked), took[precision]))
+        seconds = ", ".join(f"{precision} {one[0]:.0f} s" for precision, one in took.items())
+        say(f"{name} {number + 1}/{options.repeats}: naive {times['float32'][-1][0][0]:.0f} s, {seconds}, kept {kept}")
     how = f"naive: the fraction found and the next one, of {STEPS} and the whole network; the rest multiplied."
     return [
         row(
-            name, times, goal=18, identical=right, network="resnet18-bn width=0.25", data=f"cifar10 train, {len(data):,} images",
-            examples=len(data), variants=STEPS, batch_naive=batch, sampled=True, sampled_how=how,
-            more={"prunability": found.summary()["prunability"][0], "loss": found.provenance["clean"],
-                  "passes": round(float(found.summary()["seen"][0]) / len(data), 2)},
+            f"{name}{suffix}", times[precision], goal=goal, identical=right[precision], network="resnet18-bn width=0.25",
+            data=f"cifar10 train, {len(data):,} images", examples=len(data), variants=STEPS, batch_naive=batch,
+            choice=found[precision].provenance["engine"], sampled=True, sampled_how=how,
+            more={"prunability": found[precision].summary()["prunability"][0], "loss": found[precision].provenance["clean"],
+                  "certain": f"{tests['error'].null_count()} of {len(tests)} answers",
+                  "passes": round(float(tests["seen"].sum()) / len(data), 2),
+                  "passes_in_float32": round(float(tests["in_float32"].sum()) / len(data), 2)},
         )
+        for precision, (suffix, goal) in SCREENS.items()
+        for tests in [found[precision].tests]
     ]  # fmt: skip
 
 

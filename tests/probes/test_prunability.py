@@ -52,7 +52,7 @@ WEIGHTS = ["0.weight", "2.weight"]
 
 
 @pytest.mark.parametrize("beta", [0.02, 0.1, 1.0])
-@pytest.mark.parametrize("level", ["loop", "auto"])
+@pytest.mark.parametrize("level", ["loop", "auto", "fused"])
 def test_it_is_that_of_the_plain_loop_over_every_fraction(beta, level):
     expected = naive(study(), beta, 50, WEIGHTS)
     found = prunability(study(), beta=beta, steps=50, search="every", sparsities=None, level=level)
@@ -172,9 +172,9 @@ def test_noise_has_the_size_of_what_pruning_removes_and_falls_on_the_same_weight
 
 def test_losses_come_in_any_order_to_the_same_answer():
     data = study().data("train")
-    losses = Losses(Engine(study().network, study().final), data)
-    assert losses.clean == pytest.approx(evaluate(study().network, study().final, data).mean_loss, rel=1e-6)
     half = {name: study().final[name] / 2 for name in WEIGHTS}
+    losses = Losses(Engine(study().network, study().final), data, half)
+    assert losses.clean == pytest.approx(evaluate(study().network, study().final, data).mean_loss, rel=1e-6)
     exact = evaluate(study().network, {**study().final, **half}, data).mean_loss
     for bound in (0.9 * exact, 1.1 * exact, 0.9 * exact):
         assert losses.answer(half, bound)["holds"] == (bound > exact)
@@ -183,7 +183,7 @@ def test_losses_come_in_any_order_to_the_same_answer():
 def test_logits_that_are_not_finite_do_not_hold():
     network = nn.Linear(2, 2).eval()
     data = Data(torch.eye(2), torch.tensor([0, 1]), 2)
-    losses = Losses(Engine(network), data)
+    losses = Losses(Engine(network), data, {"weight": torch.eye(2)})
     assert losses.answer({"weight": torch.full((2, 2), math.inf)}, 1e9)["holds"] is False
 
 
@@ -219,7 +219,7 @@ def test_a_language_model_is_pruned_by_its_loss_per_token():
     labels = tokens.clone()
     labels[:, 0] = -100
     of = st.Study(network, train=(tokens, labels))
-    losses = Losses(Engine(network), of.data("train"))
+    losses = Losses(Engine(network), of.data("train"), {"0.weight": torch.ones(5, 4), "1.weight": torch.ones(5, 4)})
     assert losses.examples == 150
     assert losses.clean == pytest.approx(evaluate(network, of.final, of.data("train")).mean_loss, rel=1e-6)
     found = prunability(of, beta=0.5, steps=20, search="every", sparsities=None)

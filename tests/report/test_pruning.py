@@ -33,10 +33,23 @@ def test_a_curve_that_is_not_monotone_and_an_absolute_tolerance_are_told() -> No
     assert "search every one to know" in prunability_paragraphs(prunability())[1]
 
 
+def test_answers_that_rest_on_bfloat16_are_counted_and_their_error_is_in_the_table() -> None:
+    found = prunability()
+    rough = found.tests.with_columns(error=pl.when("holds").then(0.005))
+    estimated = type(found)(found.table, found.provenance, rough)
+    searched = prunability_paragraphs(estimated)[1]
+    assert "1 of the answers rest on losses in bfloat16, their mean at least 4 standard errors away" in searched
+    assert "Every answer is certain" not in searched
+    old = type(found)(found.table, found.provenance, found.tests.drop("error", "in_float32"))
+    assert "Every answer is certain" in prunability_paragraphs(old)[1]
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    return write_report([prunability(noise=2, methods=("magnitude", "random")), criticality()], path)
+    found = prunability(noise=2, methods=("magnitude", "random"))
+    rough = found.tests.with_columns(error=pl.when(pl.col("kept") == 0.3).then(0.005))
+    return write_report([type(found)(found.table, found.provenance, rough), criticality()], path)
 
 
 def test_the_figures_and_the_tests_are_in_the_page_without_a_complaint(written: Path, browser: Browser) -> None:
@@ -51,6 +64,8 @@ def test_the_figures_and_the_tests_are_in_the_page_without_a_complaint(written: 
     text = words(written)
     assert "How much can be pruned" in text
     assert "random noise of the same size" in text
+    assert "0.1 ± 0.005" in text
+    assert "> 0.12" in text
     assert "Robustness to pruning predicts generalization" in text
 
 

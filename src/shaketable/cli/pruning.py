@@ -36,7 +36,8 @@ def prune_(
     noise: int = 0,
     split: Split = "train",
     seed: int = 0,
-    level: Level = "loop",
+    level: Level = "auto",
+    precision: Literal["float32", "auto", "bfloat16"] = "float32",
     batch_size: int | None = None,
     source: Source | None = None,
     json: Json = False,
@@ -76,6 +77,9 @@ def prune_(
         Of random orders and noise.
     level
         How variants are evaluated: see docs/engine.md.
+    precision
+        float32: every answer is certain. auto: losses in bfloat16 first where that is faster, float32 where their measured error
+        leaves a doubt. bfloat16: the same whatever it takes.
     batch_size
         Examples in flight; by default as many as fit memory and cache.
     """
@@ -98,6 +102,7 @@ def prune_(
         split=split,
         seed=seed,
         level=level,
+        precision=precision,
         batch_size=batch_size,
         store=folder / "prune",
         command=command_typed(),

@@ -23,6 +23,8 @@ from shaketable.probes.stored import (
     data_of,
     facts_of,
     identity_of,
+    list_of,
+    names_of,
     read_result,
     stored,
     time_taken,
@@ -32,7 +34,7 @@ from shaketable.progress import progress
 from shaketable.pruning import METHODS, Method, Parameters, Pruning, Scope, ordered, prunable
 from shaketable.study import Study
 
-VERSION = 1
+VERSION = 2
 TESTS = {
     "method": pl.String,
     "draw": pl.Int64,  # of a random order, from 0; null for magnitudes
@@ -42,7 +44,9 @@ TESTS = {
     "bound": pl.Float64,  # nats
     "holds": pl.Boolean,  # whether the mean loss on the training data is at most the bound
     "seen": pl.Int64,  # examples that this rests on; all of them where it holds
-    "loss": pl.Float64,  # mean loss in nats where all were seen; what was seen over all examples, where it exceeds the bound
+    "in_float32": pl.Int64,  # how many of them ran in float32: all where the answer is certain
+    "loss": pl.Float64,  # mean loss in nats where all were seen, or as estimated; else what was seen, over all examples
+    "error": pl.Float64,  # of an estimated loss, as measured; null where the answer is certain
 }
 Search = Literal["bisection", "every"]
 Tolerance = Literal["relative", "absolute"]
@@ -133,8 +137,8 @@ def prunability(
     noise: int = 0,
     splits: Sequence[str] | None = None,
     seed: int = 0,
-    level: Level = "loop",
-    precision: Precision = "auto",
+    level: Level = "auto",
+    precision: Precision = "float32",
     memory: int | None = None,
     batch_size: int | None = None,
     store: str | Path | None = None,
@@ -167,9 +171,10 @@ def prunability(
             what it removes: the paper's random perturbation of the same size. 0 leaves it out.
         splits: of the curve; those that the study has, if left out.
         seed: of random orders and of the noise.
-        level, precision, memory, batch_size: of the :class:`shaketable.engine.Engine`; they do not change the result. Every
-            weight changes here, so that nothing of a pass can be used again: the loop is faster than replay, and ``"fused"``, which
-            takes seconds to set up, may be faster than the loop on many examples.
+        level, memory, batch_size: of the :class:`shaketable.engine.Engine`; they do not change the result.
+        precision: ``"float32"``: every answer is certain. ``"auto"``: losses in bfloat16 first, where the network can be traced and
+            this processor is measured to be at least twice as fast in it, and float32 where their measured error leaves a doubt:
+            see :mod:`shaketable.probes.screening`. ``"bfloat16"``: the same whatever it takes.
         store: a folder that keeps the answers as they come: interrupted work goes on from there, finished work is read.
         command: what the user typed, for the report.
 
@@ -179,10 +184,12 @@ def prunability(
         InputError: no data, a number out of its range, a network without weights, or a clean loss that is not finite.
 
     Cost: a pass over the data for the clean loss; about ten tests for each search, of which those that hold take a pass and the
-        others a part of one; one pass for each point of the curve, on each split.
+        others a part of one; one pass for each point of the curve, on each split. Seconds for tracing the network where the
+        work is worth it. With ``precision="auto"`` tests take passes in bfloat16, and float32 on some hundred examples each.
 
     Deviates: the paper's pseudo-code is not in the text that we have: the steps of 1% are ours, and so is the mean over draws of
-        random orders. Which parameters count is not said there. All answers are certain; none rests on a sample.
+        random orders. Which parameters count is not said there. In float32 all answers are certain: none rests on a sample.
+        With losses in bfloat16 those with an ``error`` in ``tests`` rest on four standard errors, measured on random examples.
 
     Example:
         >>> import torch
@@ -196,8 +203,9 @@ def prunability(
         definition 1, section 5.4.3 and figure 2, appendices A.5 and A.6.1.
     """
     started = time.monotonic()
-    chosen: tuple[Any, ...] = tuple(dict.fromkeys([methods] if isinstance(methods, str) else methods))
-    points = () if sparsities is None or not (given := tuple(sparsities)) else grid("sparsities", given, 1.0)
+    chosen: tuple[Any, ...] = tuple(dict.fromkeys(names_of("'magnitude', 'random' or both", methods=methods)))
+    given = list_of(float, "a list of fractions from 0 to 1", sparsities=() if sparsities is None else sparsities)
+    points = grid("sparsities", given, 1.0) if given else ()
     _check(chosen, beta, tolerance, search)
     check_whole(1, steps=steps, draws=draws)
     check_whole(0, beyond=beyond, noise=noise)
@@ -208,6 +216,7 @@ def prunability(
     arguments: dict[str, Any] = {"methods": list(chosen), "scope": scope, "parameters": parameters}
     arguments |= {"beta": beta, "tolerance": tolerance, "steps": steps, "search": search, "beyond": beyond}
     arguments |= {"draws": draws, "split": split, "sparsities": list(points), "noise": noise, "seed": seed}
+    arguments |= {"precision": precision}
 
     def identity() -> dict[str, Any]:
         every = {split: data, **curve_data}
@@ -216,7 +225,8 @@ def prunability(
     @cache
     def losses() -> Losses:
         """Made when the first answer is not there from an earlier run."""
-        return Losses(engine, data)
+        halved = {name: study.final[name] / 2 for names in groups for name in names}
+        return Losses(engine, data, halved, seed)
 
     def measured(cells: Cells) -> Prunability:
         clean = cells.get("clean", lambda: {"loss": losses().clean})["loss"]
@@ -258,7 +268,7 @@ def _tests(
         answer = cells.get(key, lambda: losses().answer(order.at(1 - kept), bound))
         removed = sum(int(gone.sum()) for gone in order.removed(1 - kept).values())
         size = {"kept": kept, "removed": removed, "parameters": order.parameters, "bound": bound}
-        seen = {name: answer[name] for name in ("holds", "seen", "loss")}
+        seen = {name: answer[name] for name in ("holds", "seen", "in_float32", "loss", "error")}
         found.append(what | size | seen)
         return answer["holds"]
 

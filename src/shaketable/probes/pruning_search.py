@@ -1,8 +1,7 @@
-"""The search behind prunability: the smallest fraction kept, each question decided on exact sums, hardest examples first."""
+"""The search behind prunability: the smallest fraction kept, each question decided on sums of losses, hardest examples first."""
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,52 +10,83 @@ from shaketable.data import Data
 from shaketable.data.data import IGNORED
 from shaketable.engine import Engine, Variant, critical_magnitude
 from shaketable.engine.decisions import certain
+from shaketable.engine.variants import names_of
 from shaketable.evaluate import outcomes, rows
 from shaketable.probes.cells import Cell
+from shaketable.probes.screening import Screen
 
 FIRST, GROWTH = 256, 0.3
 """Examples before the first look, and what each look adds at least, as a share of those seen."""
 PASSES = 5
 """Over all examples, which a search takes at least: by this the engine tells whether a level pays that takes seconds to set up."""
+TOGETHER = 256
+"""Examples that a worker takes at a time on a CPU: kernels are chosen once, for batches up to so many."""
 
 
-@dataclass
 class Losses:
-    """Whether the mean loss of a variant is at most a bound: every answer is certain.
+    """Whether the mean loss of a variant is at most a bound.
 
-    Examples come in the order of their loss in the last variant that saw them, the largest first: no order is wrong, and
-    in this one a sum that will exceed the bound does so soon.
+    Every answer is certain: it rests on the exact sum of losses, or on a part of it that exceeds the bound. Examples come in
+    the order of their loss in the last variant that saw them, the largest first: no order is wrong, and in this one a sum
+    that will exceed the bound does so soon. Where ``engine`` rounds such variants, its losses in bfloat16 answer first where
+    :class:`Screen` has no doubt; such an answer rests on a measured error.
+
+    Args:
+        engine: of the base network.
+        data: N examples.
+        telling: a variant of the tensors that all variants change, other than the base: by it the engine chooses its level.
+        seed: of the screening's draws.
     """
 
-    engine: Engine
-    data: Data
-
-    def __post_init__(self) -> None:
-        labels = self.data.labels
+    def __init__(self, engine: Engine, data: Data, telling: Variant, seed: int = 0) -> None:
+        self.engine, self.data = engine, data
+        labels = data.labels
         self._counts = (labels != IGNORED).reshape(len(labels), -1).sum(1).cpu()
-        self._hardness = torch.zeros(len(self.data), dtype=torch.float64)
+        self._hardness = torch.zeros(len(data), dtype=torch.float64)
         self.examples = int(self._counts.sum())
-        self.clean = self._seen({}, None)["loss"]
+        self._losses(telling, torch.arange(min(TOGETHER // 2, len(data))))
+        self.clean: float = self._exact({name: engine.params[name] for name in names_of(telling)}, None)["loss"]
+        known = self._losses, self._hardness.clone(), self._counts
+        self._screen = Screen(*known, seed) if engine.rounds(telling, data) else None
 
     def answer(self, variant: Variant, bound: float) -> Cell:
-        """``holds``, how many were ``seen``, and the sum of their losses over all examples: the ``loss`` where all were seen."""
-        return self._seen(variant, bound)
+        """``holds``; on how many examples that rests (``seen``), and on how many ``in_float32``; their ``loss``, and its ``error``.
 
-    def _seen(self, variant: Variant, bound: float | None) -> Cell:
-        """The sum over all examples, or over as many as settle whether their mean is at most a bound."""
+        ``loss`` is the sum of the losses seen over all examples: the mean loss where all were seen. Where bfloat16 answers it
+        is the mean loss as estimated, and ``error`` is what it may be off by; None where the answer is certain.
+        """
+        if self._screen is not None:
+            found, rough = self._screen.answer(variant, bound * self.examples)
+            if found is not None:
+                return found | {name: found[name] / self.examples for name in ("loss", "error")}
+            self._hardness = rough.nan_to_num(math.inf)
+        return self._exact(variant, bound)
+
+    def _exact(self, variant: Variant, bound: float | None) -> Cell:
+        """From the sum over all examples, or over as many as settle whether their mean is at most a bound."""
         order = self._hardness.argsort(descending=True, stable=True)
-        total, seen, holds, start, planned = 0.0, 0, None, 0, PASSES * len(self.data)
+        total, seen, holds, start = 0.0, 0, None, 0
         while holds is None and start < len(order):
             part = order[start : start + max(FIRST, int(GROWTH * start))]
-            where = part.to(self.data.device)
-            batches = self.engine.map([variant], self.data, example_losses, where, planned=planned)
-            found = torch.cat([losses.double().cpu() for _, (losses,) in batches])
+            found = self._losses(variant, part)
             self._hardness[part] = found.nan_to_num(math.inf)
             total += float(found.sum())
             seen += int(self._counts[part].sum())
             start += len(part)
             holds = None if bound is None else certain(total, seen, self.examples, bound, math.inf)
-        return {"holds": holds, "seen": seen, "loss": total / self.examples}
+        return {"holds": holds, "seen": seen, "in_float32": seen, "loss": total / self.examples, "error": None}
+
+    def _losses(self, variant: Variant, which: Tensor, rough: bool = False) -> Tensor:
+        """Losses of a variant on some examples, float64 [n] on the CPU."""
+        size = TOGETHER * self.engine.workers if self.data.device.type == "cpu" else len(which)
+        found = [
+            losses
+            for part in which.to(self.data.device).split(size)
+            for _, (losses,) in self.engine.map(
+                [variant], self.data, example_losses, part, planned=PASSES * len(self.data), rough=rough
+            )
+        ]
+        return torch.cat(found).double().cpu()
 
 
 def example_losses(logits: Tensor, labels: Tensor) -> Tensor:

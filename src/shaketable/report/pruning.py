@@ -4,6 +4,7 @@ import polars as pl
 
 from shaketable import plots
 from shaketable.probes import Prunability
+from shaketable.probes.screening import SAFETY
 from shaketable.report.criticality_words import quantity
 from shaketable.report.parts import Part, missing_rows, network_facts
 from shaketable.report.words import listing, percent
@@ -67,10 +68,17 @@ def prunability_paragraphs(result: Prunability) -> list[str]:
         method: tests["kept"].n_unique() for (method,), tests in result.tests.group_by("method", maintain_order=True)
     }
     how = listing([f"{count} by {method}" for method, count in tested.items()])
-    searched = (
-        f"Fractions tested: {how}. Every answer is certain: it rests on the exact sum of losses over all examples, or on a part "
-        "of it that exceeds the bound already."
+    estimated = 0 if "error" not in result.tests.columns else result.tests["error"].is_not_null().sum()
+    certain = (
+        "it rests on the exact sum of losses over all examples, or on a part of it that exceeds the bound already."
     )
+    searched = f"Fractions tested: {how}. Every answer is certain: {certain}"
+    if estimated:
+        searched = (
+            f"Fractions tested: {how}. {estimated} of the answers rest on losses in bfloat16, their mean at least {SAFETY:g} "
+            "standard errors away from the bound: the error that was measured, of rounding on some examples in float32 and of "
+            f"those not looked at. An answer without such an error is certain: {certain}"
+        )
     if facts.get("search") != "every":
         searched += (
             " A fraction that was not tested, below the one found, could be within the bound; search every one to know."
