@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from shaketable import plots
@@ -229,7 +230,8 @@ def tables(zoo: Zoo, table: pl.DataFrame, recipes: Mapping[str, Recipe], chosen:
     titles += ["error", "90% intervals that hold", "the paper: Pearson; SSR", "remark"]
     write_text(chosen.out / "estimates.md", markdown(titles, lines))
     counts = {network: _counts(table, recipes, network) for network in RECIPES}
-    return {"counts": counts}
+    kept = ("architecture", "estimator", "error", "pearson")
+    return {"counts": counts, "estimators": [{name: row[name] for name in kept} for row in rows]}
 
 
 def _counts(table: pl.DataFrame, recipes: Mapping[str, Recipe], network: str) -> dict[str, Any]:
@@ -244,7 +246,15 @@ def _counts(table: pl.DataFrame, recipes: Mapping[str, Recipe], network: str) ->
         "learnt": len(own),
         "lowest": min(ends, default=None),
         "highest": max(ends, default=None),
+        "error_of_the_mean": error_of_the_mean(ends),
     }
+
+
+def error_of_the_mean(gaps: Sequence[float]) -> float | None:
+    """The root mean square by which the mean gap of the other networks misses that of each: an estimate from no measure at all."""
+    if len(gaps) < 2:
+        return None
+    return float(np.std(gaps)) * len(gaps) / (len(gaps) - 1)
 
 
 def _series(network: str, chosen: Options) -> dict[str, Recipe]:

@@ -37,6 +37,7 @@ def write_page(folder: Path) -> Path:
             _counts(facts["tables"]["counts"]),
             (folder / "estimates.md").read_text().strip(),
             _reading(),
+            _verdicts(facts["tables"]),
         ]
     for part, name in NAMES.items():
         if facts.get(part):
@@ -87,6 +88,8 @@ def _counts(counts: Mapping[str, Mapping[str, Any]]) -> str:
     lines = []
     for network, one in counts.items():
         reach = "" if one["lowest"] is None else f", with gaps from {one['lowest']:.3f} to {one['highest']:.3f}"
+        guess = one["error_of_the_mean"]
+        reach += "" if guess is None else f"; the mean gap of the others misses that of a network by {guess:.3f}"
         lines.append(
             f"- {network}: {one['trained']} trained, {one['learnt']} of them with a training error of at most 5%{reach}."
         )
@@ -108,6 +111,41 @@ def _reading() -> str:
     )
 
 
+def _verdicts(facts: Mapping[str, Any]) -> str:
+    """Which estimator is best on networks that it did not see, whether that beats the mean gap, and where margins beat ours."""
+    lines = []
+    for network, counts in facts["counts"].items():
+        rows = {one["estimator"]: one for one in facts["estimators"] if one["architecture"] == network}
+        tried = {name: one for name, one in rows.items() if one["error"] is not None}
+        if not tried:
+            continue
+        best = min(tried, key=lambda name: tried[name]["error"])
+        guess = counts["error_of_the_mean"]
+        beats = "below" if tried[best]["error"] < guess else "**not below**"
+        said = f"- {network}: the lowest error on held-out networks is that of {best} ({tried[best]['error']:.3f}), {beats} that of "
+        said += f"the mean gap ({guess:.3f})."
+        ours = tried.get("zeta, kappa")
+        for name in ("margins", "margins, ridge"):
+            if ours and name in tried:
+                other = tried[name]
+                fit = "higher" if other["pearson"] > ours["pearson"] else "lower"
+                held = "lower" if other["error"] < ours["error"] else "higher"
+                said += f" {name.capitalize()} have a {fit} Pearson on the fit than zeta and kappa, "
+                said += f"and a {held} error on held-out networks."
+        lines.append(said)
+    return "\n".join(lines)
+
+
+def _direction(zeta: float, kappa: float) -> str:
+    """Whether both quantities go with the gap as the paper says, zeta up and kappa down."""
+    agree = [name for name, right in (("zeta", zeta > 0), ("kappa", kappa < 0)) if right]
+    if len(agree) == 2:
+        return "Both go the paper's way."
+    if agree:
+        return f"**Only {agree[0]} goes the paper's way.**"
+    return "**Both go against the paper.**"
+
+
 def _figure(part: str, facts: Mapping[str, Any], folder: Path) -> list[str]:
     """The text and the pictures of one figure."""
     said = [SAYS[part]]
@@ -116,6 +154,7 @@ def _figure(part: str, facts: Mapping[str, Any], folder: Path) -> list[str]:
         ssr = f"; SSR of the fit on all of them {facts['ssr']:.4f}" if "ssr" in facts else ""
         said.append(
             f"Here, {facts['networks']} networks: Pearson with the gap {', '.join(pairs) or 'is not defined'}{ssr}."
+            + (f" {_direction(facts['zeta'], facts['kappa'])}" if len(pairs) == 2 else "")
         )
     if facts.get("reason"):
         said.append(f"No fit: {facts['reason']}")
@@ -127,6 +166,9 @@ def _figure(part: str, facts: Mapping[str, Any], folder: Path) -> list[str]:
     if facts.get("means"):
         rows = [f"| {one['corruption']} | {one['zeta']:.3f} | {one['kappa']:.3f} |" for one in facts["means"]]
         said.append("\n".join(["| corrupted labels | zeta | kappa |", "| --- | --- | --- |", *rows]))
+        first, last = facts["means"][0], facts["means"][-1]
+        moved = _direction(last["zeta"] - first["zeta"], last["kappa"] - first["kappa"])
+        said.append(f"From {first['corruption']} to {last['corruption']}: {moved}")
     order = {str(one): place for place, one in enumerate(CORRUPTION)}
     files = sorted(
         folder.glob(f"figure{part}*.png"),

@@ -77,7 +77,54 @@ def test_the_table_has_every_estimator_of_every_architecture_or_the_reason_why_n
     assert facts["tables"]["counts"]["vgg16"] == {
         "trained": 36, "learnt": 35,
         **dict(zip(("lowest", "highest"), study.learnt(table, recipes, "vgg16").select(pl.min("gap"), high=pl.max("gap")).row(0))),
+        "error_of_the_mean": pytest.approx(study.learnt(table, recipes, "vgg16").unique("network")["gap"].std(), rel=0.03),
     }  # fmt: skip
+    gaps = [0.1, 0.2, 0.6]
+    missed = [gap - sum(other for other in gaps if other != gap) / 2 for gap in gaps]
+    assert study.error_of_the_mean(gaps) == pytest.approx(np.sqrt(np.mean(np.square(missed))))
+
+
+@pytest.mark.parametrize(
+    ("zeta", "kappa", "said"),
+    [
+        (0.5, -0.5, "Both go the paper's way."),
+        (0.5, 0.5, "**Only zeta goes the paper's way.**"),
+        (-0.5, -0.5, "**Only kappa goes the paper's way.**"),
+        (-0.5, 0.5, "**Both go against the paper.**"),
+    ],
+)
+def test_the_page_says_whether_the_quantities_go_the_papers_way(zeta, kappa, said, tmp_path):
+    facts = {"setting": "full", "shaketable": "0", "torch": "0", "3": {"networks": 9, "zeta": zeta, "kappa": kappa}}
+    facts["2"] = {"means": [{"corruption": c, "zeta": c * zeta, "kappa": c * kappa} for c in (0.0, 1.0)]}
+    (tmp_path / "sparsity").mkdir()
+    (tmp_path / "sparsity" / "figures.json").write_text(json.dumps(facts))
+    page = sparsity_page.write_page(tmp_path / "sparsity").read_text()
+    assert f"From 0.0 to 1.0: {said}" in page
+    assert f"Pearson with the gap zeta {zeta:.3f}, kappa {kappa:.3f}. {said}" in page
+
+
+def test_the_page_names_the_best_estimator_and_where_margins_beat_the_two_quantities(tmp_path):
+    one = {"architecture": "vgg16"}
+    rows = [
+        one | {"estimator": n, "error": e, "pearson": p}
+        for n, e, p in (("zeta, kappa", 0.2, 0.6), ("margins", 0.1, 0.9))
+    ]
+    counts = {"vgg16": {"trained": 9, "learnt": 9, "lowest": 0.1, "highest": 0.9, "error_of_the_mean": 0.15}}
+    (tmp_path / "sparsity").mkdir()
+    (tmp_path / "sparsity" / "estimates.md").write_text("")
+
+    def page() -> str:
+        facts = {"setting": "full", "shaketable": "0", "torch": "0", "tables": {"counts": counts, "estimators": rows}}
+        (tmp_path / "sparsity" / "figures.json").write_text(json.dumps(facts))
+        return sparsity_page.write_page(tmp_path / "sparsity").read_text()
+
+    assert "that of margins (0.100), below that of the mean gap (0.150). Margins have a higher Pearson" in page()
+    assert "and a lower error on held-out networks." in page()
+    rows[1] |= {"error": 0.3, "pearson": 0.5}
+    assert (
+        "that of zeta, kappa (0.200), **not below** that of the mean gap (0.150). Margins have a lower Pearson"
+        in page()
+    )
 
 
 def test_figure_3_tells_the_correlation_of_each_quantity_with_the_gap(table, recipes, made):
