@@ -106,6 +106,49 @@ def test_the_path_norm_is_the_sum_over_paths_by_hand():
     assert m.path_norm(study).value == pytest.approx((1 + 4 + 0.25) * 4 + (9 + 1) * 1)
 
 
+@pytest.mark.parametrize(
+    ("bent", "named"),
+    [
+        (nn.GELU(), "gelu"),
+        (nn.SiLU(inplace=True), "silu"),
+        (nn.Tanh(), "tanh"),
+        (nn.Sigmoid(), "sigmoid"),
+        (nn.ReLU6(), "hardtanh"),
+        (nn.Softplus(), "softplus"),
+        (nn.Softmax(-1), "_softmax"),
+    ],
+)
+def test_activations_that_bend_positive_numbers_leave_no_path_norm(bent, named):
+    data = (torch.randn(4, 3), [0, 1, 0, 1])
+    found = m.path_norm(Study(nn.Sequential(nn.Linear(3, 3), bent, nn.Linear(3, 2)).eval(), train=data))
+    assert (found.status, found.value) == ("unavailable", None)
+    assert f"activation {named} does not pass positive numbers on" in str(found.reason)
+
+
+@pytest.mark.parametrize("straight", [nn.LeakyReLU(0.1), nn.PReLU(), nn.ELU(), nn.Threshold(0.0, 0.0), nn.Identity()])
+def test_activations_that_pass_positive_numbers_on_have_the_path_norm_of_relus(straight):
+    torch.manual_seed(0)
+    first, last, data = nn.Linear(3, 5), nn.Linear(5, 2), (torch.randn(4, 3), [0, 1, 0, 1])
+    relu = m.path_norm(Study(nn.Sequential(first, nn.ReLU(), last).eval(), train=data))
+    found = m.path_norm(Study(nn.Sequential(first, straight, last).eval(), train=data))
+    assert found.status == "ok"
+    assert found.value == pytest.approx(relu.value, rel=1e-12)
+
+
+def test_a_relu_that_is_a_function_is_none_that_bends_and_a_cap_is():
+    class Plain(nn.Module):
+        def __init__(self, highest):
+            super().__init__()
+            self.inner, self.highest = nn.Linear(3, 2), highest
+
+        def forward(self, inputs):
+            return self.inner(inputs).clamp(min=0, max=self.highest)
+
+    data = (torch.randn(4, 3), [0, 1, 0, 1])
+    assert m.path_norm(Study(Plain(None).eval(), train=data)).status == "ok"
+    assert "activation clamp" in str(m.path_norm(Study(Plain(6.0).eval(), train=data)).reason)
+
+
 def test_norms_with_batch_norms_folded_are_those_of_the_network_without():
     bare = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
     normal = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2)).eval()

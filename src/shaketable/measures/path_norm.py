@@ -1,12 +1,21 @@
 """The path norm."""
 
+import re
+
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from shaketable.forward import evaluation_mode, forward, map_inputs, tensors_of
 from shaketable.measures.measure import JIANG, Measurement, Unavailable, from_value, measure
 from shaketable.measures.norm_sums import BatchNorm, weights_of
 from shaketable.study import Study
+
+BENT = re.compile(
+    "gelu|silu|sigmoid|tanh|hardtanh|hardswish|hardsigmoid|softplus|mish|log_sigmoid_forward|exp|_softmax|_log_softmax|"
+    "_scaled_dot_product.*|mkldnn_rnn_layer"
+)
+"""Operations that give something else than a multiple of a positive number. A ReLU, leaky or not, and ELU are none of them."""
 
 
 @measure(symbol="path-norm", direction="lower", paper=JIANG)
@@ -16,14 +25,15 @@ def path_norm(study: Study, batch_norm: BatchNorm = "fold") -> Measurement:
     .. math:: \sum_k f_{w^2}(1)_k
 
     the outputs of the network with every parameter squared, for an input of ones, in float64. Biases are paths that start
-    there. Not done: no root is taken.
+    there. They are that sum where activations pass positive numbers on as they are, as a ReLU does. Not done: no root is taken.
 
     Args:
         study: with data, which show the shape of an input; inputs that are tokens have no path norm.
         batch_norm: ``"fold"`` into the weights before them; with ``"keep"`` a network with batch norms has none.
 
     Returns: at least 0. Unavailable for a network with normalisations that cannot be folded, for squares do not pass through a
-        division.
+        division, and for one with activations that bend positive numbers (GELU, SiLU, tanh, ReLU6, softmax): what comes out is no
+        sum over paths then.
 
     Cost: one pass of one example.
 
@@ -58,5 +68,19 @@ def path_norm(study: Study, batch_norm: BatchNorm = "fold") -> Measurement:
         for name, tensor in weights.items()
     }
     ones = map_inputs(lambda tensor: torch.ones_like(tensor[:1], dtype=torch.float64), inputs)
-    with evaluation_mode(study.network), torch.no_grad():
+    with evaluation_mode(study.network), torch.no_grad(), _Straight():
         return from_value(float(forward(study.network, ones, squared).sum()))
+
+
+class _Straight(TorchDispatchMode):
+    """Passes in which positive numbers are summed, multiplied by weights and chosen among, and nothing else."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.removeprefix("aten::").removesuffix("_")
+        capped = name == "clamp" and (any(args[2:]) or any(args[1:2]) or any((kwargs or {}).values()))
+        if capped or BENT.fullmatch(name):
+            raise Unavailable(
+                f"its activation {name} does not pass positive numbers on as they are, so that the outputs of the network with squared "
+                "weights are no sum over paths"
+            )
+        return func(*args, **(kwargs or {}))
