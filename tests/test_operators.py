@@ -156,6 +156,48 @@ def test_a_transposed_convolution_has_the_singular_values_of_its_dense_operator(
     np.testing.assert_allclose(found.numpy(), reference, rtol=1e-10, atol=1e-10)
 
 
+def applied(module, shape):
+    """The operator of a module without bias on zero-padded, or unpadded, maps as a matrix, applied to each unit map."""
+    units = torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, *shape)
+    with torch.no_grad():
+        return module(units).flatten(1).T.numpy()
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (nn.Conv2d(3, 5, 4, bias=False), (3, 4, 4)),  # the head of a network in network
+        (
+            nn.Conv2d(3, 2, 3, stride=2, padding="valid", bias=False),
+            (3, 4, 4),
+        ),  # one output, and a column that is not seen
+        (nn.Conv2d(4, 6, 2, dilation=3, groups=2, bias=False), (4, 4, 4)),
+        (nn.Conv1d(2, 3, 5, stride=5, bias=False), (2, 5)),
+        (nn.ConvTranspose2d(3, 5, 4, bias=False), (3, 1, 1)),  # the first layer of many generators
+        (nn.ConvTranspose2d(4, 2, 3, stride=2, groups=2, output_padding=1, bias=False), (4, 1, 1)),
+    ],
+)
+def test_an_operator_with_one_position_is_the_true_one_a_matrix(module, shape):
+    module = module.double()
+    true = np.linalg.svd(applied(module, shape), compute_uv=False)
+    ((name, operator),) = operators(module, torch.zeros(1, *shape, dtype=torch.float64)).items()
+    weight = module.state_dict()[name]
+    assert operator_norm(weight, **operator) == pytest.approx(true[0], rel=1e-10)
+    found = singular_values(weight, **operator).numpy()
+    np.testing.assert_allclose(found[: len(true)], true[: len(found)], rtol=1e-10, atol=1e-10)
+
+
+def test_a_convolution_that_fits_its_map_once_in_one_dimension_alone_goes_around_a_ring_in_the_other():
+    module = nn.Conv2d(2, 3, (3, 4), padding=(1, 0), bias=False).double()
+    (operator,) = operators(module, torch.zeros(1, 2, 6, 4, dtype=torch.float64)).values()
+    assert (operator["size"], operator["stride"]) == ((6, 4), (1, 4))
+    ring = nn.Conv1d(8, 3, 3, padding=1, padding_mode="circular", bias=False).double()
+    with torch.no_grad():
+        ring.weight.copy_(module.weight.permute(0, 1, 3, 2).flatten(1, 2))
+    true = np.linalg.svd(applied(ring, (8, 6)), compute_uv=False)
+    assert operator_norm(module.weight, **operator) == pytest.approx(true[0], rel=1e-10)
+
+
 def test_hooks_are_gone_when_the_network_raises_and_tied_weights_count_once():
     network = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5, bias=False))
     network[1].weight = network[0].weight

@@ -152,7 +152,9 @@ def operators(network: nn.Module, inputs: Inputs | None = None) -> dict[str, Ope
     Returns: a dict from names in ``state_dict`` (the first of a tied weight) to keyword arguments, in the order of
         registration: ``operator_norm(params[name], **operators(network, inputs)[name])``. A module that is called with
         maps of several sizes counts with the largest. A size that the stride does not divide is taken up to the next
-        multiple: 7x7 at stride 2 as 8x8, with as many outputs as a padded convolution has.
+        multiple: 7x7 at stride 2 as 8x8, with as many outputs as a padded convolution has. A dimension in which a convolution
+        without padding fits its map just once (a head of 4x4 on a map of 4x4) has the size of the map as its stride: with one
+        output there is nothing to go around a ring, and the operator is the true one, a matrix [out, in x kernel].
 
     Raises:
         InputError: no parameter has two dimensions.
@@ -184,10 +186,28 @@ def operators(network: nn.Module, inputs: Inputs | None = None) -> dict[str, Ope
             elif parameter.ndim == 2:
                 found.setdefault(name, {})
     sizes = {} if inputs is None or not convolutions else _map_sizes(network, inputs, convolutions)
+    modules = dict(reversed(convolutions))
     for name, size in sizes.items():
-        stride = found[name].get("stride", ())
-        found[name]["size"] = tuple(math.ceil(n / s) * s for n, s in zip(size, stride, strict=True))
+        found[name]["size"], found[name]["stride"] = _on_map(modules[name], size)
     return found
+
+
+def _on_map(module: _ConvNd, size: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The size of map and the stride of a convolution that sees a map, in each dimension."""
+    padding = (0,) * len(size) if module.padding == "valid" else module.padding
+    sizes, strides = [], []
+    for d, (n, s) in enumerate(zip(size, module.stride, strict=True)):
+        reach = module.dilation[d] * (module.kernel_size[d] - 1) + 1
+        free = padding[d] == 0
+        if isinstance(module, _ConvTransposeNd):  # its adjoint maps the output back to the input
+            once = free and n == 1
+            n = reach + module.output_padding[d] if once else n * s
+        else:
+            once = free and (n - reach) // s == 0
+        stride = n if once else s
+        sizes.append(math.ceil(n / stride) * stride)
+        strides.append(stride)
+    return tuple(sizes), tuple(strides)
 
 
 def _of_convolution(module: _ConvNd) -> Operator:
@@ -206,8 +226,6 @@ def _map_sizes(
         def note(module: _ConvNd, args: tuple, kwargs: dict) -> None:
             maps = args[0] if args else kwargs["input"]
             size = tuple(maps.shape[-len(module.stride) :])
-            if isinstance(module, _ConvTransposeNd):  # its adjoint maps the output back to the input
-                size = tuple(n * s for n, s in zip(size, module.stride, strict=True))
             seen[name] = max(seen.get(name, size), size, key=math.prod)
 
         return note

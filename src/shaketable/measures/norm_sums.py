@@ -79,7 +79,7 @@ def sum_of_frobenius_norms(study: Study, batch_norm: BatchNorm = "fold") -> Meas
     return frobenius_sum(study, study.final, batch_norm)
 
 
-@measure(symbol="sum-two-norms", direction="lower", paper=KUHN)
+@measure(symbol="sum-two-norms", direction="lower", version=2, paper=KUHN)
 def sum_of_squared_spectral_norms(
     study: Study, batch_norm: BatchNorm = "fold", operator: Operator = "convolution"
 ) -> Measurement:
@@ -140,7 +140,7 @@ def frobenius_norms_over_margin(study: Study, batch_norm: BatchNorm = "fold") ->
     return from_log(_log_product(table) - 2 * _log_margin(study), table)
 
 
-@measure(symbol="prod-of-spec/margin", direction="lower", needs=("train",), paper=JIANG)
+@measure(symbol="prod-of-spec/margin", direction="lower", needs=("train",), version=2, paper=JIANG)
 def spectral_norms_over_margin(
     study: Study, batch_norm: BatchNorm = "fold", operator: Operator = "convolution"
 ) -> Measurement:
@@ -171,7 +171,7 @@ def spectral_norms_over_margin(
     return from_log(_log_product(table) - 2 * _log_margin(study), table)
 
 
-@measure(symbol="spec-init-main", direction="lower", needs=("init", "train"), paper=JIANG)
+@measure(symbol="spec-init-main", direction="lower", needs=("init", "train"), version=2, paper=JIANG)
 def spectral_complexity_from_init(
     study: Study, batch_norm: BatchNorm = "fold", operator: Operator = "convolution"
 ) -> Measurement:
@@ -205,7 +205,7 @@ def spectral_complexity_from_init(
     return _complexity(study, final, moved, operator)
 
 
-@measure(symbol="spec-orig-main", direction="lower", needs=("train",), paper=JIANG)
+@measure(symbol="spec-orig-main", direction="lower", needs=("train",), version=2, paper=JIANG)
 def spectral_complexity_from_origin(
     study: Study, batch_norm: BatchNorm = "fold", operator: Operator = "convolution"
 ) -> Measurement:
@@ -236,7 +236,7 @@ def spectral_complexity_from_origin(
     return _complexity(study, final, final, operator)
 
 
-@measure(symbol="fro/spec", direction="lower", paper=JIANG)
+@measure(symbol="fro/spec", direction="lower", version=2, paper=JIANG)
 def sum_of_stable_ranks(
     study: Study, batch_norm: BatchNorm = "fold", operator: Operator = "convolution"
 ) -> Measurement:

@@ -60,7 +60,7 @@ def product_of_frobenius_norms(study: Study) -> Measurement:
     return from_factors(table["value"], table)
 
 
-@measure(symbol="PSN", direction="lower", paper=CHATTERJI)
+@measure(symbol="PSN", direction="lower", version=2, paper=CHATTERJI)
 def product_of_spectral_norms(study: Study, operator: Operator = "convolution") -> Measurement:
     r"""Product of spectral norms: of the operators of all linear layers.
 
@@ -166,7 +166,7 @@ def number_of_parameters(study: Study) -> Measurement:
     return from_value(float(table["parameters"].sum()), table)
 
 
-@measure(symbol="SoSP", direction="lower", needs=("init",), paper=CHATTERJI)
+@measure(symbol="SoSP", direction="lower", needs=("init",), version=2, paper=CHATTERJI)
 def sum_of_spectral_norms(study: Study, operator: Operator = "convolution") -> Measurement:
     r"""Sum of spectral norms: the number of parameters times the sum of spectral distances to init.
 

@@ -176,7 +176,7 @@ def sum_of_frobenius_norms_pruned(study: Study, beta: float = 0.1, parameters: P
     return frobenius_sum(study, _pruned(study, beta, parameters))
 
 
-@measure(symbol="sum-two-norms pruned", direction="lower", needs=("train",), paper=KUHN)
+@measure(symbol="sum-two-norms pruned", direction="lower", needs=("train",), version=2, paper=KUHN)
 def sum_of_squared_spectral_norms_pruned(
     study: Study, beta: float = 0.1, parameters: Parameters = "weight"
 ) -> Measurement:
