@@ -278,6 +278,17 @@ def test_rows_are_picked_where_the_graph_carries_every_layer():
     assert not engine._levels.picks(layers, True)
 
 
+@pytest.mark.parametrize("level", ["loop", "fused"])
+def test_a_variant_that_shares_nothing_runs_on_all_of_its_examples_at_once(level):
+    network, inputs = small_network(), torch.randn(60, 3, 8, 8)
+    variants, only, sizes = drawn(network, 6, ["0.", "3.", "6."]), torch.rand(6, 60) < 0.4, []
+    engine = Engine(network, level=level, batch_size=60, workers=1)
+    data = Data(inputs, torch.zeros(60, dtype=torch.int64), classes=5)
+    for _ in engine.map(variants, data, lambda logits, labels: sizes.append(len(labels)), only=only):
+        pass
+    assert sizes == only.sum(1).tolist()
+
+
 def test_no_pass_is_recorded_for_a_variant_that_leaves_nothing_of_it_as_it_is(monkeypatch):
     network, inputs = zoo.settled(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))), torch.randn(20, 6)
     engine, whole = Engine(network, level="fused", workers=1), zoo.another(network)

@@ -355,6 +355,28 @@ def test_the_capital_is_that_of_independent_code(bound, seen, above, within):
     np.testing.assert_allclose(np.log(capital(mean)), [above, within], atol=1e-12)
 
 
+def test_outcomes_up_to_any_number_are_those_up_to_one_on_its_scale():
+    values = np.random.default_rng(SEED).random(60)
+    one, three = BoundedMean(100, 0.6, 1e-3), BoundedMean(100, 1.8, 1e-3, most=3)
+    one.update(values)
+    three.update(3 * values)
+    np.testing.assert_allclose(capital(three), capital(one), rtol=1e-9)
+    endless = BoundedMean(100, 1.8, 1e-3, most=math.inf)  # nothing is bet on "at most the bound"
+    endless.update(3 * values)
+    np.testing.assert_allclose(capital(endless), [capital(one)[0], 1], rtol=1e-9)
+    with pytest.raises(InputError, match=r"in \[0, 3\]"):
+        three.update([3.1])
+
+
+def test_an_unbounded_loss_is_above_the_bound_early_and_within_it_only_at_the_end():
+    for values, expected in ((np.tile([0.0, 4.0], 500), False), (np.zeros(1000), None)):
+        mean = BoundedMean(5000, 1.0, 1e-4, most=math.inf)
+        mean.update(values)
+        assert mean.decision() is expected
+        mean.update(np.full(4000, values[-1]))
+        assert mean.decision() is (expected is None)
+
+
 def test_values_in_any_batches_decide_alike():
     values = np.random.default_rng(SEED).random(400)
     parts = []

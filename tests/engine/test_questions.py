@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from shaketable.data import Data
 from shaketable.engine import Engine, decide, errors
 from shaketable.engine.decisions import BoundedMean
-from shaketable.engine.questions import _looks
+from shaketable.engine.questions import looks
 from shaketable.errors import InputError
 from shaketable.evaluate import evaluate
 from shaketable.forward import forward
@@ -108,7 +108,7 @@ def test_bets_on_a_bounded_quantity_see_the_pairs_in_their_random_order(monkeypa
         BoundedMean, "update", lambda self, values: seen.extend(values.tolist()) or update(self, values)
     )
     decide(Engine(network), [draws], data, 0.5, quantity=known, exact=True, seed=5)
-    order = torch.cat(list(_looks(examples, 3, 5)))
+    order = torch.cat(list(looks(examples, 3, 5)))
     assert [round(3 * examples * value) for value in seen] == order[: len(seen)].tolist()
     assert len(seen) > examples
 

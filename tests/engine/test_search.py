@@ -1,5 +1,6 @@
 """Searches against the whole grid."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -38,6 +39,18 @@ def test_the_critical_magnitude_is_that_of_the_whole_grid(edge):
     assert largest.monotone
     assert smallest.monotone
     assert len(largest.tested) <= 5 + 2
+
+
+@given(edge=some.floats(0, 1.1), start=some.sampled_from(GRID), smallest=some.booleans())
+def test_a_search_from_a_guess_finds_the_same_and_a_good_guess_is_cheap(edge, start, smallest):
+    def holds(value):
+        return value >= edge if smallest else value <= edge
+
+    found, whole = (answered(critical_magnitude(GRID, smallest, start=one), holds) for one in (start, None))
+    assert (found.value, found.monotone) == (whole.value, True)
+    assert found.tested[0][0] == (start,)
+    away = len(GRID) if found.value is None else abs(GRID.index(found.value) - GRID.index(start))
+    assert len(found.tested) <= 2 * math.log2(1 + away) + 3 + 2
 
 
 @settings(max_examples=300)

@@ -1,5 +1,6 @@
 """Evaluate many variants of one network at a fraction of the cost of evaluating each whole, with the same answers."""
 
+from shaketable.engine.controlled import largest_magnitude
 from shaketable.engine.engine import Engine
 from shaketable.engine.levels import Level, Precision
 from shaketable.engine.questions import Decision, Estimate, decide, errors
@@ -18,6 +19,7 @@ __all__ = [
     "critical_magnitude",
     "decide",
     "errors",
+    "largest_magnitude",
     "minimum_ratio",
     "minimum_value",
     "run",

@@ -199,25 +199,29 @@ def interval(wrong: int, seen: int, total: int, failure: float, precision: float
 
 @dataclass
 class BoundedMean:
-    r"""Whether the mean of all outcomes in [0, 1] is at most a bound, up to a stated failure probability.
+    r"""Whether the mean of all outcomes in [0, B] is at most a bound, up to a stated failure probability.
 
     .. math:: K^\pm_t = \frac1J \sum_j \prod_{i \le t} \left(1 \pm \lambda^\pm_{ij} (x_i - m_i)\right), \qquad
         m_i = \frac{N \epsilon - \sum_{l < i} x_l}{N - i + 1}, \quad \lambda^+_{ij} = \frac{f_j}{m_i}, \quad
-        \lambda^-_{ij} = \frac{f_j}{1 - m_i}
+        \lambda^-_{ij} = \frac{f_j}{B - m_i}
 
     with the shares :math:`f` in ``BETS``. If the mean is at most :math:`\epsilon`, :math:`K^+` is a nonnegative
     supermartingale and ever reaches :math:`1/\delta` with probability at most :math:`\delta`; so is :math:`K^-` if the mean
     is above it. A population is one or the other, and only one answer about it is wrong: none needs :math:`\delta / 2`.
 
-    Not for 0-1 outcomes (`likely` is cheaper and as early), nor for an unbounded loss (`certain`).
+    :math:`K^+` needs no largest outcome: that the mean of an unbounded loss is above the bound is told early too, that it is
+    within the bound only by all of them.
+
+    Not for 0-1 outcomes: `likely` is cheaper and as early.
 
     Args:
         total: how many outcomes there are, :math:`N`.
         bound: :math:`\epsilon`.
         failure: :math:`\delta`, the probability that any look decides wrongly.
+        most: the largest value of an outcome, :math:`B`; ``math.inf`` where there is none.
 
     Raises:
-        InputError: a value outside [0, 1], more values than ``total``, or ``failure`` not inside (0, 1).
+        InputError: a value outside [0, ``most``], more values than ``total``, or ``failure`` not inside (0, 1).
 
     Cost: a microsecond an outcome.
 
@@ -239,30 +243,32 @@ class BoundedMean:
     total: int
     bound: float
     failure: float
+    most: float = 1.0
     seen: int = field(default=0, init=False)
     sum: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         check_failure(self.failure)
-        certain(0, 0, self.total, self.bound)
+        certain(0, 0, self.total, self.bound, self.most)
         self._capital = np.zeros((2, len(BETS), 1))  # logs; above the bound, at most the bound
         self._largest = np.zeros(2)
 
     def update(self, values: ArrayLike) -> None:
         """Take the next outcomes, in the random order [n]."""
         x = np.asarray(values, dtype=np.float64).reshape(-1)
-        if not ((x >= 0) & (x <= 1)).all() or self.seen + len(x) > self.total:
+        if not ((x >= 0) & (x <= self.most)).all() or self.seen + len(x) > self.total:
             raise InputError(
-                f"after {self.seen} of {self.total} outcomes came {len(x)} more; give at most as many as there are, in [0, 1]."
+                f"after {self.seen} of {self.total} outcomes came {len(x)} more; give at most as many as there are, "
+                f"in [0, {self.most:g}]."
             )
         if not len(x):
             return
         before = self.sum + np.concatenate(([0.0], np.cumsum(x)[:-1]))
         left = self.total - self.seen - np.arange(len(x))
-        # The mean of what is left, if the bound is the mean of all. Outside [0, 1] the decision is certain without bets.
-        mean = np.clip((self.total * self.bound - before) / left, 1e-12, 1 - 1e-12)
-        bets = BETS[:, None]
-        gains = np.log1p(np.stack((bets * (x / mean - 1), bets * (mean - x) / (1 - mean))))
+        # The mean of what is left, if the bound is the mean of all. Outside [0, B] the decision is certain without bets.
+        mean = np.clip((self.total * self.bound - before) / left, 1e-12, self.most * (1 - 1e-12))
+        bets, rest = BETS[:, None], self.most - mean  # infinite where nothing is bet on it
+        gains = np.log1p(np.stack((bets * (x / mean - 1), bets * (mean - x) / rest)))
         capital = self._capital + np.cumsum(gains, axis=-1)
         mixed = np.logaddexp.reduce(capital, axis=1) - math.log(len(BETS))
         self._largest = np.maximum(self._largest, mixed.max(axis=-1))
@@ -272,7 +278,7 @@ class BoundedMean:
 
     def decision(self) -> bool | None:
         """True, False, or None for "go on"; never None when all were seen. None too while both sides reached the mark."""
-        settled = certain(self.sum, self.seen, self.total, self.bound)
+        settled = certain(self.sum, self.seen, self.total, self.bound, self.most)
         above, within = self._largest >= -math.log(self.failure)
         return bool(within) if settled is None and above != within else settled
 

@@ -22,8 +22,8 @@ from shaketable.evaluate import Sums, checked, rows, tally
 from shaketable.forward import Inputs, map_inputs, tensors_of
 from shaketable.params import Params, state
 
-CACHE = 2**29
-"""Bytes of a recorded pass on a CPU beyond which more examples in flight gain nothing."""
+CACHE, FLEETING = 2**29, 4
+"""Bytes of a recorded pass on a CPU beyond which more examples in flight gain nothing; so many times fewer if none is recorded."""
 CHECKED, TRIED, ROUNDED = 8, 1000, 128
 """Examples on which each layer is compared with the loop, the most on which levels are timed, and those for bfloat16 alone."""
 T = TypeVar("T")
@@ -221,6 +221,8 @@ class Engine:
                 raise  # else the batches below will shrink until they fit
         if self.choice != before:
             log.info("%s", self.choice)
+        counts = {names: float(len(indices)) for names, indices in by_layer.items()}
+        size = min(self._size(total, decisions, self._levels.shares(counts, decisions)), total)
 
         def work(worker: Worker, span: tuple[int, int]) -> list[tuple[int, list[T]]]:
             """One batch: in one piece, or in smaller ones once memory ran out."""
@@ -355,7 +357,7 @@ class Engine:
             self._stop.clear()
             torch.set_num_threads(threads)
 
-    def _size(self, total: int, decisions: bool) -> int:
+    def _size(self, total: int, decisions: bool, recorded: bool = True) -> int:
         """Examples in flight: what the budget allows, and no more than keeps a processor's cache useful."""
         if self._batch_size:
             return self._batch_size
@@ -363,7 +365,8 @@ class Engine:
             return min(total, 100)
         workers = len(self._levels.workers)
         fits = self.memory // (3 * self._levels.per_example * workers)
-        wanted = 2048 if self.device.type == "cuda" else max(32, min(2000, CACHE // self._levels.per_example))
+        held = self._levels.per_example * (1 if recorded else FLEETING)
+        wanted = 2048 if self.device.type == "cuda" else max(32, min(2000, CACHE // held))
         wanted *= 2 if decisions and self._levels.halves else 1  # of half as many bytes
         return max(1, min(fits, wanted, -(-total // workers)))
 

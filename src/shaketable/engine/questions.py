@@ -115,30 +115,23 @@ def decide(
     count = len(questions[0])
     asked = [_Question(counted * count, bound, quantity, share, exact or tokens) for _ in questions]
     live = list(range(len(questions)))
-    for pairs in _looks(len(data), count, seed):
-        draw_of, examples, at = pairs % count, pairs // count, torch.arange(len(pairs))
-        if count > 1:  # the draws of an example share its recorded pass
-            examples, at = examples.unique(return_inverse=True)
-        wanted = torch.zeros(count, len(examples), dtype=torch.bool)
-        wanted[draw_of, at] = True
-        present = wanted.any(1).nonzero().flatten().tolist()
+    for pairs in looks(len(data), count, seed):
+        part = Pairs(pairs, count)
+        present = part.present
         variants = [questions[q][draw] for q in live for draw in present]
-        only = wanted[present].repeat(len(live), 1) if count > 1 else None
         planned = max(1, rounds * len(data) // len(present))
         outcomes: list[list[Sums | Tensor]] = [[] for _ in variants]
-        for _, found in engine.map(variants, data, asked[0].measure, examples, quantity == "error", planned, only):
+        only, decisions = part.only(len(live)), quantity == "error"
+        for _, found in engine.map(variants, data, asked[0].measure, part.examples, decisions, planned, only):
             for known, outcome in zip(outcomes, found, strict=True):
                 known += [] if outcome is None else [outcome]
         for number, q in enumerate(live):
             own = outcomes[number * len(present) : (number + 1) * len(present)]
             if callable(quantity):  # in the random order of the pairs: what is bet on one may rest on those before it
-                grid = torch.empty(wanted.shape, dtype=torch.float64)
-                for draw, parts in zip(present, own, strict=True):
-                    grid[draw, wanted[draw]] = torch.cat([part for part in parts if isinstance(part, Tensor)]).to(grid)
-                own = [[grid[draw_of, at]]]
+                own = [[part.in_order([[one for one in parts if isinstance(one, Tensor)] for parts in own])]]
             for outcome in chain.from_iterable(own):
                 asked[q].take(outcome)
-            asked[q].used.append(examples)
+            asked[q].used.append(part.examples)
             asked[q].draws.update(present)
         live = [q for q in live if not asked[q].settle()]
         if not live:
@@ -182,7 +175,7 @@ def errors(
     wrong, not_finite = [0] * len(variants), [0] * len(variants)
     done: dict[int, Estimate] = {}
     live = list(range(len(variants)))
-    for indices in _looks(total, 1, seed):
+    for indices in looks(total, 1, seed):
         for _, found in engine.map([variants[v] for v in live], data, error_sums, indices, True, total // PLANNED):
             for v, sums in zip(live, found, strict=True):
                 wrong[v] += sums.errors
@@ -215,7 +208,35 @@ def check_precision(precision: float, data: Data) -> None:
         raise InputError("precision needs one label an example; leave it out for a language model.")
 
 
-def _looks(examples: int, draws: int, seed: int) -> Iterator[Tensor]:
+class Pairs:
+    """Pairs of an example and a draw, ``example * draws + draw``, by the examples, whose draws may share a recorded pass.
+
+    Attributes:
+        examples: the examples of the pairs, each once where there are several draws.
+        present: the draws of the pairs.
+    """
+
+    def __init__(self, pairs: Tensor, draws: int) -> None:
+        self._draw, self.examples, self._at = pairs % draws, pairs // draws, torch.arange(len(pairs))
+        if draws > 1:
+            self.examples, self._at = self.examples.unique(return_inverse=True)
+        self._wanted = torch.zeros(draws, len(self.examples), dtype=torch.bool)
+        self._wanted[self._draw, self._at] = True
+        self.present: list[int] = self._wanted.any(1).nonzero().flatten().tolist()
+
+    def only(self, questions: int = 1) -> Tensor | None:
+        """On which examples each draw is wanted, for so many questions: what :meth:`Engine.map` asks for."""
+        return self._wanted[self.present].repeat(questions, 1) if len(self._wanted) > 1 else None
+
+    def in_order(self, found: Sequence[Sequence[Tensor]]) -> Tensor:
+        """Values [pairs], in their order and in float64, of what each draw that is present gave, batch after batch."""
+        grid = torch.empty(self._wanted.shape, dtype=torch.float64)
+        for draw, parts in zip(self.present, found, strict=True):
+            grid[draw, self._wanted[draw]] = torch.cat(list(parts)).to(grid)
+        return grid[self._draw, self._at]
+
+
+def looks(examples: int, draws: int, seed: int) -> Iterator[Tensor]:
     """Pairs of an example and a draw in random order, ``example * draws + draw``: those before each look."""
     order = torch.randperm(examples * draws, generator=generator_from(seed, "order of examples"))
     start = 0

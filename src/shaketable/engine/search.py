@@ -45,7 +45,9 @@ class Found:
         return sum(decision.outcomes for decision in self.decisions)
 
 
-def critical_magnitude(magnitudes: Sequence[float], smallest: bool = False, beyond: int = 2) -> Search:
+def critical_magnitude(
+    magnitudes: Sequence[float], smallest: bool = False, beyond: int = 2, start: float | None = None
+) -> Search:
     """The largest magnitude at which a condition still holds, by bisection over a grid.
 
     Assumes that the condition holds up to some magnitude and fails behind it; the next ``beyond`` ones behind the magnitude
@@ -55,18 +57,20 @@ def critical_magnitude(magnitudes: Sequence[float], smallest: bool = False, beyo
         magnitudes: the grid, ascending.
         smallest: the smallest magnitude instead, of a condition that fails up to some magnitude and holds behind it.
         beyond: how many further magnitudes are tested to notice a curve that is not monotone.
+        start: one of the magnitudes, a guess: it is tested first, then others in steps that double, until it is passed.
 
     Returns: a :data:`Search` for :func:`run`; points have one coordinate.
 
     Raises:
         InputError: the grid is empty or not ascending.
 
-    Cost: the logarithm of the number of magnitudes, plus ``beyond`` tests.
+    Cost: the logarithm of the number of magnitudes (of those between the guess and what is found), plus ``beyond`` tests.
     """
     grid = _ascending(magnitudes, "magnitudes")
     order = grid[::-1] if smallest else grid
     tested: dict[Point, bool] = {}
-    best = yield from _last_that_holds([(value,) for value in order], tested, beyond)
+    guess = None if start is None else order.index(start)
+    best = yield from _last_that_holds([(value,) for value in order], tested, beyond, start=guess)
     point = None if best is None else (order[best],)
     answers = [tested[(value,)] for value in order if (value,) in tested]
     monotone = answers == sorted(answers, reverse=True)
@@ -145,11 +149,16 @@ def minimum_value(
 
 
 def _last_that_holds(
-    points: Sequence[Point], tested: dict[Point, bool], beyond: int, first: bool = False
+    points: Sequence[Point],
+    tested: dict[Point, bool],
+    beyond: int,
+    first: bool = False,
+    start: int | None = None,
 ) -> Generator[Point, bool, int | None]:
     """The last of the points, in order, at which the condition holds, by bisection; None if it fails at the first one.
 
-    With ``first`` the first point is tested before all others: often it settles the matter.
+    With ``first`` the first point is tested before all others: often it settles the matter. With ``start`` that point is, and
+    then others ever farther from it until the matter lies between two of them.
     """
 
     def test(index: int) -> Generator[Point, bool, bool]:
@@ -164,6 +173,13 @@ def _last_that_holds(
             high = 0
         else:
             low = 0
+    step, index = 1, low if start is None else start
+    while low < index < high:
+        if (yield from test(index)):
+            low, index = index, index + step
+        else:
+            high, index = index, index - step
+        step *= 2
     while True:
         while high - low > 1:
             middle = (low + high) // 2

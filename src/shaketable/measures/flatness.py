@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from shaketable.engine import Engine, critical_magnitude, run
+from shaketable.engine import Engine, largest_magnitude
 from shaketable.errors import InputError
 from shaketable.identity import generator_from
 from shaketable.measures.derivatives import names_of, some
@@ -62,7 +62,8 @@ def pac_bayes_flatness(
     Returns: above 0; at the end of the grid where all of it is borne (``reason`` says so). Status ``"infeasible"`` where even
         the smallest noise is too much.
 
-    Cost: about ten tests of ``draws`` networks on some of the data each.
+    Cost: ``draws`` passes over the data at one sigma, and some of as many beside it: see
+        :func:`shaketable.engine.largest_magnitude`.
 
     Deviates: Jiang et al.'s code takes the absolute change of accuracy, returns the last midpoint of its bisection, adds noise to
         biases too, and (in the code of Dziugaite et al.) gives the variance where a standard deviation is meant.
@@ -213,27 +214,30 @@ def _search(
     engine = Engine(study.network, params)
 
     def variants(sigma: float) -> list[dict[str, Tensor]]:
+        deviations = {name: VARIANCES[noise](params[name], sigma).sqrt() for name in names}
         found = []
         for draw in range(draws):
-            generator = generator_from(seed, "flatness", draw)
-            changed = {}
-            for name in names:
-                weight = params[name]
-                normal = torch.randn(weight.shape, generator=generator).to(weight)
-                changed[name] = weight + normal * VARIANCES[noise](weight, sigma).sqrt()
+            generator, changed = generator_from(seed, "flatness", draw), {}
+            for name, deviation in deviations.items():
+                normal = torch.randn(deviation.shape, generator=generator).to(deviation)
+                changed[name] = params[name] + normal * deviation
             found.append(changed)
         return found
 
-    clean = engine.sums([{}], data, losses=quantity == "loss")[0]
-    bound = clean.error + tolerance if quantity == "error" else clean.mean_loss * (1 + tolerance)
-    searches = {"sigma": (critical_magnitude(sigmas), lambda point: variants(point[0]))}
-    found = run(engine, searches, data, bound, quantity=quantity, failure=failure, seed=seed)["sigma"]
+    def allowed(clean: float) -> float:
+        return clean + tolerance if quantity == "error" else clean * (1 + tolerance)
+
+    found = largest_magnitude(
+        engine, sigmas, variants, draws, data, allowed, quantity=quantity, failure=failure, seed=seed
+    )
     if found.value is None:
         return Borne(None, None, draws, TOO_LITTLE)
-    part, plain = some(data, PROBED, seed), Engine(study.network, params, level="loop")  # whose sums repeat exactly
+    part = some(data, PROBED, seed)
+    if quantity == "loss":
+        engine = Engine(study.network, params, level="loop")  # whose sums repeat exactly
 
     def means(sigma: float) -> torch.Tensor:
-        sums = plain.sums(variants(sigma), part, losses=quantity == "loss")
+        sums = engine.sums(variants(sigma), part)
         return torch.tensor([s.error if quantity == "error" else s.mean_loss for s in sums], dtype=torch.float64)
 
     slope = float((means(WIDE * found.value) - means(found.value / WIDE)).mean()) / (found.value * (WIDE - 1 / WIDE))
