@@ -1,6 +1,7 @@
 """The table of a study's network and its randomised versions under attack: its rows, its store, what is refused."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -43,6 +44,42 @@ def test_the_rows_are_those_of_the_table_of_each_model_and_of_each_number_of_gra
         alone = attack_table(model, shown, gradient_draws=draws, **FEW).filter(attack="pgd")
         own = table.filter(model="r=2, s=1", attack="pgd", gradient_draws=draws)
         assert own["correct"].to_list() == alone["correct"].to_list()
+
+
+def with_named_inputs(study):
+    """The same network as image classifiers of Hugging Face are: it takes ``pixel_values`` and returns an object with ``logits``."""
+    plain = type(study.network)
+
+    class Images(plain):
+        def forward(self, pixel_values):
+            return SimpleNamespace(logits=plain.forward(self, pixel_values))
+
+    network = copy.deepcopy(study.network)
+    network.__class__ = Images
+    test = study.data("test")
+    return Study(network, init=study.init, test=Data({"pixel_values": test.inputs}, test.labels, test.classes))
+
+
+def test_inputs_in_a_dict_are_attacked_as_the_tensor_that_it_holds(captum, attackable):
+    named = with_named_inputs(attackable)
+    arguments = {"r": 2, "s": (0, 1), "gradient_draws": (1, 2), **FEW}
+    found = attacked(named, NORMALISATION, **arguments).table
+    assert found.equals(attacked(attackable, NORMALISATION, **arguments).table)
+    (held,) = pixels(named.data("test"), NORMALISATION).inputs.values()
+    assert torch.equal(held, pixels(attackable.data("test"), NORMALISATION).inputs)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({"input_ids": torch.ones(4, 3, dtype=torch.int64)}, "here are inputs.input_ids of int64"),
+        ({"a": torch.zeros(4, 3), "b": torch.zeros(4, 3)}, "here are inputs.a of float32, inputs.b of float32"),
+    ],
+)
+def test_inputs_that_cannot_be_attacked_are_one_sentence_that_names_them(attackable, inputs, said):
+    data = Data(inputs, torch.tensor([0, 1, 2, 0]), 3)
+    with pytest.raises(InputError, match=f"attacks need one floating-point tensor .*{said}"):
+        attack_table(attackable.network, data, **FEW)
 
 
 def test_a_table_is_kept_goes_on_where_it_was_stopped_and_is_read_when_it_is_done(

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from shaketable.data import Data
-from shaketable.defense.classifier import answers, check_whole, choosing, draws_of, images_of
+from shaketable.defense.classifier import answers, check_whole, choosing, draws_of, images_of, with_images
 from shaketable.errors import InputError, RunError
-from shaketable.forward import evaluation_mode, logits_of
+from shaketable.forward import Inputs, evaluation_mode, forward, map_inputs
 from shaketable.identity import generator_from
 from shaketable.probes.stored import names_of
 
@@ -67,7 +67,7 @@ def adversarial_examples(
 
     Args:
         network: takes what ``bounds`` bound: put a normalisation inside, by :class:`Normalised`. In evaluation mode here.
-        data: inputs and true labels.
+        data: inputs and true labels; the inputs may be a dict or a tuple that holds one tensor (``{"pixel_values": ...}``).
         attack: ``"fgsm"`` (one step of eps) or ``"pgd"``.
         eps: the budget, in units of the inputs, from 0 to the length of the bounds.
         steps, step_size, random_start: of PGD; it starts at a random point of the ball, or at x.
@@ -76,7 +76,7 @@ def adversarial_examples(
         seed, repeat: of draws and starts. Torch's global random state is left alone.
         batch_size: examples at once; changes memory, not the result (up to the rounding of sums).
 
-    Returns: the adversarial examples, in the shape and order of the inputs.
+    Returns: the adversarial examples, in the shape and order of the inputs, as the tensor.
 
     Raises:
         InputError: no captum, an unknown attack, a budget that is negative or larger than the range of the inputs, inputs
@@ -111,9 +111,8 @@ def adversarial_examples(
         for first in range(0, len(data), batch_size):
             part = slice(first, first + batch_size)
             chosen = [[None if draw is None else draw[part] for draw in step] for step in draws]
-            moved = _attacked(
-                network, images[part], start[part], data.labels[part], attack, eps, count, step_size, bounds, chosen
-            )
+            some = data.subset(range(first, min(first + batch_size, len(data))))
+            moved = _attacked(network, some, start[part], attack, eps, count, step_size, bounds, chosen)
             found.append(moved)
     adversarial = torch.cat(found)
     slack = 4 * torch.finfo(images.dtype).eps * max(1.0, *map(abs, bounds))
@@ -127,9 +126,8 @@ def adversarial_examples(
 
 def _attacked(
     network: nn.Module,
-    images: Tensor,
+    data: Data,
     start: Tensor,
-    labels: Tensor,
     attack: Attack,
     eps: float,
     steps: int,
@@ -139,13 +137,15 @@ def _attacked(
 ) -> Tensor:
     """One batch through captum."""
     fgsm, pgd = _captum()
+    images, labels = images_of(data), data.labels
     step = -1
 
     def loss_of(inputs: Tensor) -> Tensor:
         """The loss of each example at the next step, averaged over the draws of that step."""
         nonlocal step
         step += 1
-        losses = [_loss(network, inputs, labels, chosen) for chosen in draws[step]]
+        given = map_inputs(lambda _: inputs, data.inputs)
+        losses = [_loss(network, given, labels, chosen) for chosen in draws[step]]
         return torch.stack(losses).mean(0)
 
     def take(loss: Tensor, _: Any) -> Tensor:
@@ -262,7 +262,7 @@ def attack_table(
                         repeat=repeat,
                         batch_size=batch_size,
                     )
-                    correct, more = answers(network, Data(moved, shown.labels, shown.classes), draws, batch_size)
+                    correct, more = answers(network, with_images(shown, moved), draws, batch_size)
                     bad += more
                 row = about | {"repeat": repeat, "examples": len(shown), "correct": int(correct.sum())}
                 row |= {"accuracy": row["correct"] / len(shown), "clean_accuracy": int(clean.sum()) / len(shown)}
@@ -323,13 +323,13 @@ def _check_nothing_moves(network: nn.Module, data: Data, attack: Attack, bounds:
         raise RunError(f"captum's {attack} changes inputs at a budget of 0; its version does not do for this.")
 
 
-def _loss(network: nn.Module, inputs: Tensor, labels: Tensor, draws: Tensor | None) -> Tensor:
+def _loss(network: nn.Module, inputs: Inputs, labels: Tensor, draws: Tensor | None) -> Tensor:
     """The cross-entropy of each example, from the other classes' distances to the label's logit.
 
     The softmax of the label rounds to 1 beyond a margin of 17 in float32, and its part of the gradient would be lost.
     """
     with choosing(network, draws):
-        logits = logits_of(network(inputs))
+        logits = forward(network, inputs)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     behind = logits - logits.gather(1, labels[:, None])
     return softplus(behind.scatter(1, labels[:, None], float("-inf")).logsumexp(1))

@@ -15,7 +15,7 @@ from shaketable.data import Data
 from shaketable.data.data import Normalisation
 from shaketable.errors import InputError
 from shaketable.evaluate import outcomes
-from shaketable.forward import evaluation_mode, logits_of
+from shaketable.forward import evaluation_mode, forward, map_inputs, tensors_of
 from shaketable.identity import generator_from, seed_from
 from shaketable.params import Layer, layers
 from shaketable.perturb import fresh_params, source_of
@@ -54,8 +54,9 @@ class Normalised(nn.Module):
             self.register_buffer(name, values, persistent=False)
         self.train(network.training)
 
-    def forward(self, images: Tensor) -> Any:
-        return self.network((images - self.mean) / self.std)
+    def forward(self, *images: Tensor, **named: Tensor) -> Any:
+        scaled = [(one - self.mean) / self.std for one in images]
+        return self.network(*scaled, **{name: (one - self.mean) / self.std for name, one in named.items()})
 
 
 def pixels(data: Data, normalisation: Normalisation | None) -> Data:
@@ -77,7 +78,7 @@ def pixels(data: Data, normalisation: Normalisation | None) -> Data:
         raise InputError(
             "these data, brought back, are not in [0, 1]; give the normalisation that was applied to them."
         )
-    return Data(raw.clamp(0, 1), data.labels, data.classes, data.corrupted)
+    return with_images(data, raw.clamp(0, 1))
 
 
 def with_final_weights(study: Study) -> nn.Module:
@@ -227,14 +228,15 @@ class RandomisedClassifier(nn.Module):
         finally:
             self._fixed = before
 
-    def forward(self, inputs: Tensor) -> Any:
+    def forward(self, *args: Tensor, **named: Tensor) -> Any:
+        inputs = (*args, *named.values())[0]
         choices = self.draw(len(inputs), self._generator) if self._fixed is None else self._fixed
         if choices.shape != (len(inputs), len(self._choices)):
             wanted = [len(inputs), len(self._choices)]
             raise InputError(f"choices have the shape {list(choices.shape)}, and these inputs need {wanted}.")
         for choice, column in zip(self._choices, choices.to(inputs.device).unbind(1), strict=True):
             choice.chosen = column
-        return self.network(inputs)
+        return self.network(*args, **named)
 
 
 def randomised_accuracy(
@@ -275,7 +277,7 @@ def answers(network: nn.Module, data: Data, draws: Tensor | None, batch_size: in
         for number, (inputs, labels) in enumerate(data.batches(batch_size)):
             part = slice(number * batch_size, number * batch_size + len(labels))
             with choosing(network, None if draws is None else draws[part]):
-                wrong, _, finite = outcomes(logits_of(network(inputs)).float(), labels)
+                wrong, _, finite = outcomes(forward(network, inputs).float(), labels)
             right.append(~wrong)
             bad += 0 if finite is None else int((~finite).sum())
     return torch.cat(right), bad
@@ -299,11 +301,21 @@ def choosing(network: nn.Module, draws: Tensor | None) -> Any:
 
 
 def images_of(data: Data) -> Tensor:
-    """The inputs of data, where they can be attacked."""
-    inputs = data.inputs
-    if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or data.labels.ndim != 1:
-        raise InputError("attacks need one floating-point tensor of inputs and one label an example.")
+    """The inputs of data, where they can be attacked: a tensor, or a dict or tuple with one in it, such as ``pixel_values``."""
+    held = tensors_of(data.inputs)
+    inputs = next(iter(held.values()))
+    if len(held) > 1 or not inputs.is_floating_point() or data.labels.ndim != 1:
+        kinds = ", ".join(f"{name} of {str(one.dtype).removeprefix('torch.')}" for name, one in held.items())
+        raise InputError(
+            "attacks need one floating-point tensor of inputs and one label an example, for they move inputs by small steps; here "
+            f"are {kinds}, and labels of shape {list(data.labels.shape)}."
+        )
     return inputs
+
+
+def with_images(data: Data, images: Tensor) -> Data:
+    """Data with other images, in the form of its inputs, and the labels that it has."""
+    return Data(map_inputs(lambda _: images, data.inputs), data.labels, data.classes, data.corrupted)
 
 
 def check_whole(**numbers: Any) -> None:
