@@ -1,11 +1,14 @@
 """The command line as a person and a machine see it: output, exit codes, resuming, one sentence per error."""
 
+import importlib
+import json
 import signal
 import subprocess
 import sys
 import time
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -84,6 +87,56 @@ def test_weights_and_data_of_ones_own_need_no_run(foreign, monkeypatch, capsys):
     code, out, _ = call(*FOREIGN, "--weights", "3=final.safetensors", "--draws", 1, "--json", capsys=capsys)
     assert code == 0
     assert answer(out)["report"].startswith("runs/fcn-2x8-")
+
+
+MIXTURE = """
+import torch
+from torch import nn
+
+
+class Mixture(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.router, self.head = nn.Linear(4, 2), nn.Linear(4, 3)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4)) for _ in range(2))
+
+    def forward(self, x):
+        weights = self.router(x).softmax(-1)
+        return self.head(sum(weights[:, k : k + 1] * expert(x) for k, expert in enumerate(self.experts)))
+"""
+
+
+def test_each_expert_of_a_mixture_is_a_layer_of_every_command_that_groups_layers(foreign, monkeypatch, capsys):
+    (foreign / "mixture_for_a_test.py").write_text(MIXTURE)
+    monkeypatch.chdir(foreign)
+    monkeypatch.syspath_prepend(foreign)
+    network = importlib.import_module("mixture_for_a_test").Mixture()
+    torch.save(network.state_dict(), "mixture-init.pt")
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.5)
+    torch.save(network.state_dict(), "mixture.pt")
+    options = ["--network", "mixture_for_a_test:Mixture", "--final", "mixture.pt", "--init", "mixture-init.pt"]
+    options += ["--data", "data.npz", "--by", "expert", "--json"]
+    layers = {"router", "experts.0", "experts.1", "head"}
+    for command, more, table in (
+        ("robustness", ["--draws", 1], "robustness"),
+        ("joint", ["--how", "reinitialise", "--group", "both=experts.*"], "joint"),
+        ("sensitivity", ["--draws", 1, "--noise", 0.1], "sensitivity"),
+        ("criticality", ["--threshold", "increase", "--epsilon", 0.5, "--draws", 1], "criticality"),
+        ("path", ["--points", 2], "path"),
+    ):
+        out = foreign / command
+        code, _, err = call(command, *options, *more, "--out", out, capsys=capsys)
+        assert (code, err) == (0, "")
+        (facts,) = out.glob("*/*/provenance.json")
+        (file,) = facts.parent.glob(f"{json.loads(facts.read_text())['probe']}.parquet")
+        frame = pl.read_parquet(file)
+        if table == "joint":
+            assert set(json.loads(facts.read_text())["provenance"]["layers"]) == layers
+            assert frame.filter(pl.col("group") == "both")["layers"].unique().to_list() == [2]
+        else:
+            assert layers <= set(frame["layer"])
 
 
 def test_a_network_function_of_ones_own_is_imported_from_the_current_folder(foreign, monkeypatch, capsys):
@@ -210,7 +263,18 @@ def test_thresholds_and_layers_are_checked_at_the_command_line_too(trained, caps
     assert "there is no checkpoint 7" in call("robustness", trained, "--checkpoint", 7, capsys=capsys)[2]
 
 
-RESULTS = "robustness joint sensitivity prune ablate criticality path measure bounds attack".split()
+RESULTS = [
+    "robustness",
+    "joint",
+    "sensitivity",
+    "prune",
+    "ablate",
+    "criticality",
+    "path",
+    "measure",
+    "bounds",
+    "attack",
+]
 """The commands that write results into the folder of a run."""
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from shaketable.study import Study
 
 Split = Literal["test", "train"]
-Grouping = Literal["module", "block", "stage"]
+Grouping = Literal["module", "block", "stage", "expert"]
 Moved = Literal["weight", "all"]
 Level = Literal["auto", "loop", "replay", "vmap", "fused"]
 Numbers = Annotated[list[float] | None, Parameter(negative=())]
@@ -65,7 +65,7 @@ def criticality_(
     quantity
         error, or loss in nats in its place.
     by
-        What moves at once: module, block or stage.
+        What moves at once: module, block, stage, or expert (of a mixture of experts).
     parameters
         Whether the weights of linear operators alone move, or all parameters of a layer.
     draws
@@ -150,7 +150,7 @@ def path_(
     together
         Also move all layers at once.
     by
-        What moves at once: module, block or stage.
+        What moves at once: module, block, stage, or expert (of a mixture of experts).
     parameters
         Whether the weights of linear operators alone move, or all parameters of a layer.
     statistics

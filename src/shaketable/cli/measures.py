@@ -156,7 +156,7 @@ def bounds_(
     epsilon
         Also search the criticality of all layers together at this training error: the bound of corollary 3.3.
     by
-        Which parameters share a prior: module, block or stage.
+        Which parameters share a prior: module, block, stage, or expert (of a mixture of experts).
     seed
         Of the noise.
     """

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from shaketable.cli.criticality import Grouping
 from shaketable.cli.report import written
 from shaketable.cli.source import Source, command_typed, opened
 from shaketable.cli.terminal import Json, app, finish, percent, table, wrapped
@@ -59,7 +60,7 @@ def robustness_(
     run: Path | None = None,
     *,
     source: Source | None = None,
-    by: Literal["block", "module", "stage"] = "block",
+    by: Grouping = "block",
     checkpoint: Annotated[list[int] | None, Parameter(negative=())] = None,
     draws: int = 5,
     split: Annotated[list[Literal["test", "train"]] | None, Parameter(negative=())] = None,
@@ -83,7 +84,7 @@ def robustness_(
     run
         The folder of a run.
     by
-        What is reset at once: block, module or stage.
+        What is reset at once: block, module, stage, or expert (of a mixture of experts).
     checkpoint
         An epoch to re-initialise to; may be repeated; default all that there are.
     draws

@@ -54,7 +54,7 @@ def sensitivity_(
     split
         test or train; may be repeated; default both.
     by
-        What is changed at once: module, block or stage.
+        What is changed at once: module, block, stage, or expert (of a mixture of experts).
     seed
         Of the noise.
     level

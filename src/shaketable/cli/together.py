@@ -89,7 +89,7 @@ def joint_(
     split
         The data that the search looks at; default train where there is such data.
     by
-        What goes at once: block, module or stage.
+        What goes at once: block, module, stage, or expert (of a mixture of experts).
     statistics
         Whether running statistics of normalisations stay as trained, are reset with their layer, or estimated anew.
     statistics_batches
