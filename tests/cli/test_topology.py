@@ -1,6 +1,7 @@
 """The commands about networks before training."""
 
 import json
+from pathlib import Path
 
 import pytest
 from tests.cli.commands import answer, call
@@ -48,8 +49,12 @@ def test_a_run_of_a_linked_network_gets_its_cells_into_its_report(tmp_path, caps
     code, out, _ = call("mass", run.path, "--json", capsys=capsys)
     assert (code, answer(out)["nn_mass"]) == (0, pytest.approx(12.0))
     assert "Cells and their long-range links" in (run.path / "report.html").read_text(encoding="utf-8")
-    code, _, _ = call("report", run.path, "--out", tmp_path / "again.html", capsys=capsys)
+    drawn = ["--figures", tmp_path / "figures"]
+    code, out, _ = call("report", run.path, "--out", tmp_path / "again.html", *drawn, "--json", capsys=capsys)
+    figures = {f"cell-1-{what}.{suffix}" for what in ("links", "matrix") for suffix in ("svg", "png")}
     assert code == 0
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == figures
+    assert {Path(path).name for path in answer(out)["figures"]} == figures
     assert "Cells and their long-range links" in (tmp_path / "again.html").read_text(encoding="utf-8")
 
 

@@ -137,8 +137,12 @@ def _figures(result: Any) -> dict[str, Any]:
     """The figures of a result by their names."""
     from shaketable import plots, probes
     from shaketable.probes.criticality import Criticality
+    from shaketable.report import Cells
     from shaketable.report.ablation import ablation_charts
+    from shaketable.report.linked import cells_charts
 
+    if isinstance(result, Cells):
+        return cells_charts(result)[0]
     if isinstance(result, probes.JointRobustness):
         return {
             f"joint-{number}-{split}": result.plot(group=group, split=split, classes=result.provenance["classes"])

@@ -1,5 +1,8 @@
 """What the report says and draws about the cells of a linked network."""
 
+import math
+from typing import Any
+
 from shaketable import plots
 from shaketable.report.parts import Part, network_facts
 from shaketable.report.results import Cells
@@ -8,23 +11,29 @@ DRAWN = 400
 """Links of a cell that can be told apart in a drawing."""
 
 
-def cells_part(result: Cells, size: int) -> Part:
-    """Each cell with its links, or with the number of them where they are too many to be drawn one by one."""
-    facts, notes, figures = result.provenance, [], {}
-    left = size
-    for cell, layers in enumerate(facts["layers"], start=1):
+def cells_charts(result: Cells, size: float = math.inf) -> tuple[dict[str, Any], list[str]]:
+    """The links of each cell and their numbers between layers, by name, and sentences on those that are too many to be drawn one
+    by one; ``size`` marks in all."""
+    charts, notes, left = {}, [], size
+    for cell, layers in enumerate(result.provenance["layers"], start=1):
         count = len(result.links.filter(cell=cell))
         channels = int(result.table.filter(cell=cell)["channels"].sum())
         if count <= DRAWN and count + channels <= left:
-            figures[f"cell-{cell}-links"] = plots.cell_diagram(result.table, result.links, cell).to_dict()
+            charts[f"cell-{cell}-links"] = plots.cell_diagram(result.table, result.links, cell)
             left -= count + channels
         else:
             notes.append(
                 f"Cell {cell}: its {count:,} links are told by number alone; the result's own tables have each."
             )
         if layers > 2 and layers * layers // 2 <= left:
-            figures[f"cell-{cell}-matrix"] = plots.link_heatmap(result.table, result.links, cell).to_dict()
+            charts[f"cell-{cell}-matrix"] = plots.link_heatmap(result.table, result.links, cell)
             left -= layers * layers // 2
+    return charts, notes
+
+
+def cells_part(result: Cells, size: int) -> Part:
+    """Each cell with its links, or with the number of them where they are too many to be drawn one by one."""
+    facts, (charts, notes) = result.provenance, cells_charts(result, size)
     rows = [
         {"cell": cell, "layers": layers, "channels": channels, "links": links, "density": density}
         for cell, (layers, channels, links, density) in enumerate(
@@ -40,7 +49,7 @@ def cells_part(result: Cells, size: int) -> Part:
             ("NN-Density", f"{facts['nn_density']:.3g}"),
         ],
         "notes": notes,
-        "figures": figures,
+        "figures": {name: chart.to_dict() for name, chart in charts.items()},
         "missing": [],
         "rows": rows,
     }
