@@ -101,6 +101,29 @@ def perplexity(loss: float) -> float:
         return math.inf
 
 
+def guessing(errors: int, examples: int, classes: int, what: str) -> str | None:
+    """That a network is at chance, as a clause about it; None of one that is better.
+
+    .. math:: a \\le \\frac{1}{C} + \\min\\Bigl\\{2 \\sqrt{\\tfrac1C (1 - \\tfrac1C) / n},\\; \\tfrac{1}{10} (1 - \\tfrac1C)\\Bigr\\}
+
+    for the accuracy :math:`a` on :math:`n` ``examples`` of :math:`C` ``classes``: within two standard errors of guessing, and within a
+    tenth of what there is between guessing and always being right. What is not done: a network that names the commonest class
+    is not found out.
+
+    Example:
+        >>> guessing(899, 1000, 10, "training")
+        'gets 101 of 1,000 training examples right, no more than guessing among 10 classes would'
+        >>> guessing(800, 1000, 10, "training") is None
+        True
+    """
+    chance = 1 / classes
+    slack = min(2 * math.sqrt(chance * (1 - chance) / examples), 0.1 * (1 - chance))
+    if 1 - errors / examples > chance + slack:
+        return None
+    right = f"{examples - errors:,} of {examples:,} {what} examples right"
+    return f"gets {right}, no more than guessing among {classes:,} classes would"
+
+
 def rows(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Logits [N, C] or [N, T, C] as one row per label that counts, and labels [N] or [N, T] as one vector.
 

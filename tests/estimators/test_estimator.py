@@ -6,6 +6,7 @@ import pickletools
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from tests.estimators.test_splits import table
 
 from shaketable.errors import InputError
@@ -113,11 +114,26 @@ def test_a_network_outside_of_the_zoo_is_told_so_and_refused_where_that_is_asked
 def test_a_measure_outside_of_its_range_in_the_zoo_is_told(small_zoo, fitted):
     study = study_of(small_zoo)
     untrained = Study(study.network, final=study.init, train=(100 * study.train.inputs, study.train.labels))
-    (known, data, loss) = fitted.estimate(untrained).warnings
+    (*_, known, data, loss) = fitted.estimate(untrained).warnings
     assert known == "Whether the zoo had this architecture is not known."
     assert data == "Whether the zoo had this data set is not known."
     assert loss.startswith("training_loss is ")
     assert "outside of the zoo's" in loss
+
+
+def test_of_a_network_at_chance_that_is_told_instead_of_a_gap_and_strict_refuses_it(small_zoo, fitted):
+    study = study_of(small_zoo)
+    nothing = {name: torch.zeros_like(tensor) for name, tensor in study.final.items()}
+    labels = [number % 10 for number in range(len(study.train))]
+    blind = Study(study.network, final=nothing, train=(study.train.inputs, labels))
+    found = fitted.estimate(blind)
+    assert found.provenance["at_chance"]
+    assert found.statement().startswith("No gap can be told of this network, for it is at chance: It gets ")
+    assert "no more than guessing among 10 classes would" in found.statement()
+    assert f"{found.value:.3f}" not in found.statement()
+    with pytest.raises(InputError, match="no estimate: It gets"):
+        fitted.estimate(blind, strict=True)
+    assert not fitted.estimate(study).provenance["at_chance"]
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,20 @@ def test_a_recommendation_takes_the_error_of_the_other_split_from_the_group_with
     assert "Nothing: no layer could be re-initialised within 5 points." in nothing
 
 
+def test_of_a_network_at_chance_nothing_is_recommended_and_no_steps_are_shown(tmp_path: Path) -> None:
+    found = layer_sets()
+    clean = pl.col("step") == 0
+    at_chance = found.table.with_columns(errors=pl.when(clean).then(88).otherwise("errors"))  # 12% of 10 classes
+    said = recommendations([type(found)(at_chance, found.provenance)], joint(FOUND))
+    assert said[0]["text"] == (
+        "Nothing can be recommended: as trained, the network gets 12 of 100 train examples right, no more than guessing among 10 classes "
+        "would. It has nothing to lose; train it first."
+    )
+    assert said[0]["steps"] == []
+    better = found.table.with_columns(errors=pl.when(clean).then(80).otherwise("errors"))
+    assert "may stay at their initial" in recommendations([type(found)(better, found.provenance)], None)[0]["text"]
+
+
 def test_a_search_among_sets_that_go_back_to_a_later_checkpoint_never_speaks_of_initial_weights(tmp_path: Path) -> None:
     later, groups = layer_sets(checkpoint=2), joint({"found": ["block1", "block3"]})
     said = words(write_report([later, groups], tmp_path / "report.html"))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from shaketable.estimators import Estimator, Splits
     from shaketable.training import Recipe
 
-VERSION = 1
+VERSION = 2
 """Of the stored estimates."""
 REPEATS = 100
 

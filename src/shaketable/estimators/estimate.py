@@ -42,13 +42,15 @@ class Estimate:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def statement(self) -> str:
-        """The estimate as one sentence.
+        """The estimate as one sentence, or why there is none of a network at chance.
 
         Example:
             >>> Estimate(0.2, 0.1, 0.3, 0.9, pl.DataFrame(), provenance={"target": "gap"}).statement()
             'The estimated gap is 0.200, between 0.100 and 0.300 for 90% of networks like those that it rests on.'
         """
         name = str(self.provenance.get("target", "gap")).replace("_", " ")
+        if self.provenance.get("at_chance"):
+            return f"No {name} can be told of this network, for it is at chance: {self.warnings[0]}"
         return (
             f"The estimated {name} is {self.value:.3f}, between {self.low:.3f} and {self.high:.3f} for "
             f"{100 * self.coverage:.6g}% of networks "

@@ -25,6 +25,7 @@ from shaketable.estimators.features import (
 )
 from shaketable.estimators.models import Model, typed
 from shaketable.estimators.regression import Interval, Regression, regression
+from shaketable.evaluate import evaluate, guessing
 from shaketable.files import write_text
 from shaketable.probes.stored import facts_of
 from shaketable.study import Study
@@ -78,16 +79,19 @@ class Estimator:
     def estimate(self, study: Study, strict: bool = False, command: str | None = None) -> Estimate:
         """The estimated gap of a network, from its training data alone.
 
+        A network at chance (see :func:`shaketable.evaluate.guessing`) has learnt nothing that could be lost on new data: the first
+        warning says so, and ``statement()`` says that in the place of the estimate.
+
         Args:
             study: with training data.
-            strict: refuse a network that lies outside of what the zoo covered (architecture, data set, range of the measures),
-                instead of a warning with the estimate.
+            strict: refuse a network at chance, or one that lies outside of what the zoo covered (architecture, data set, range of the
+                measures), instead of a warning with the estimate.
             command: what the user typed.
 
         Raises:
             InputError: a measure that cannot be taken, or with ``strict`` a network outside.
 
-        Cost: that of the measures.
+        Cost: that of the measures, and a pass over the training data.
         """
         values = values_of(study, self.features)
         value, low, high = self.predict(values[None])[0].tolist()
@@ -100,8 +104,10 @@ class Estimator:
         rests = {name: getattr(self, name) for name in ("target", "networks", "covers")}
         rests |= {name: getattr(self.regression, name) for name in ("model", "interval", "error")}
         rests |= {f"estimator_{name}": one for name, one in self.provenance.items() if name != "command"}
-        facts = facts_of(study, data, command=command) | rests
-        found = Estimate(value, low, high, self.coverage, table, (*self._outside(study), *_out_of_range(table)), facts)
+        chance = _at_chance(study)
+        facts = facts_of(study, data, command=command) | rests | {"at_chance": bool(chance)}
+        warnings = (*chance, *self._outside(study), *_out_of_range(table))
+        found = Estimate(value, low, high, self.coverage, table, warnings, facts)
         return found.refuse_outside() if strict else found
 
     def _outside(self, study: Study) -> list[str]:
@@ -237,6 +243,13 @@ def fit(
     made = Estimator(target, tuple(features), found, coverage, len(names), covered(recipes or {}, names), facts)
     made.predict(x[:1])  # so that too few networks for the coverage are told now
     return made
+
+
+def _at_chance(study: Study) -> list[str]:
+    """A sentence on a network that has learnt nothing."""
+    found = evaluate(study.network, study.final, study.data("train"))
+    said = guessing(found.errors, found.examples, study.classes, "training")
+    return [f"It {said}, so that it has learnt nothing that could be lost on new data; train it first."] if said else []
 
 
 def _out_of_range(table: pl.DataFrame) -> list[str]:

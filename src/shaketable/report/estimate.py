@@ -22,8 +22,7 @@ def estimate_part(result: Estimate, size: int) -> Part:
         "paragraphs": estimate_paragraphs(result),
         "facts": [
             *network_facts(result),
-            (f"Estimated {plots.TARGETS.get(facts['target'], facts['target'])}", f"{result.value:.3f}"),
-            (f"Interval, {percent(result.coverage)}", f"{result.low:.3f} to {result.high:.3f}"),
+            *_numbers(result),
             ("Networks it rests on", f"{facts['networks']:,}"),
         ],
         "notes": [f"Estimate: {warning}" for warning in result.warnings],
@@ -31,6 +30,17 @@ def estimate_part(result: Estimate, size: int) -> Part:
         "missing": [],
         "rows": result.features.head(size).to_dicts(),
     }
+
+
+def _numbers(result: Estimate) -> list[tuple[str, str]]:
+    """The estimate and its interval; none of a network at chance."""
+    target = result.provenance["target"]
+    if result.provenance.get("at_chance"):
+        return []
+    return [
+        (f"Estimated {plots.TARGETS.get(target, target)}", f"{result.value:.3f}"),
+        (f"Interval, {percent(result.coverage)}", f"{result.low:.3f} to {result.high:.3f}"),
+    ]
 
 
 def estimate_paragraphs(result: Estimate) -> list[str]:
@@ -47,6 +57,8 @@ def estimate_paragraphs(result: Estimate) -> list[str]:
         f"{facts['estimator_highest']:.3f}), by {MODELS[facts['model']]} on {listed}, measured on training data alone. On networks that "
         f"it had not seen its error was {facts['error']:.3f} (root mean square). Of the interval: {guarantee}."
     )
+    if facts.get("at_chance"):
+        return [result.statement()]
     said = [result.statement(), rests]
     for what, name in (("Architectures", "architectures"), ("Data", "data")):
         if facts["covers"].get(name):

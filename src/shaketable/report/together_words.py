@@ -7,6 +7,7 @@ import polars as pl
 
 from shaketable.defense import Attacks
 from shaketable.defense.attacked import BASELINE
+from shaketable.evaluate import guessing
 from shaketable.probes import JointRobustness, LayerSets, Sensitivity
 from shaketable.report.words import DONE, listing, percent, points
 
@@ -115,16 +116,23 @@ def row_of_largest(result: LayerSets) -> dict[str, Any]:
 
 def recommendations(searches: Iterable[LayerSets], joint: JointRobustness | None) -> list[dict[str, Any]]:
     """For each search: what may be frozen or dropped, each step with its measured error, and the set on both splits."""
-    return [
-        {
-            "how": search.provenance["how"],
-            "heading": {"remove": "What may be dropped"}.get(search.provenance["how"], "What may be frozen"),
-            "text": _recommended(search, joint),
-            "split": search.provenance["split"],
-            "steps": search.summary().filter(pl.col("within")).to_dicts(),
-        }
-        for search in searches
-    ]
+    found = []
+    for search in searches:
+        how, split, chance = search.provenance["how"], search.provenance["split"], _at_chance(search)
+        steps = [] if chance else search.summary().filter(pl.col("within")).to_dicts()
+        heading = {"remove": "What may be dropped"}.get(how, "What may be frozen")
+        text = chance or _recommended(search, joint)
+        found.append({"how": how, "heading": heading, "text": text, "split": split, "steps": steps})
+    return found
+
+
+def _at_chance(search: LayerSets) -> str | None:
+    """Why nothing is recommended where the network as trained has nothing to lose."""
+    clean, facts = search.table.row(by_predicate=pl.col("step") == 0, named=True), search.provenance
+    said = guessing(clean["errors"], clean["examples"], facts["classes"], facts["split"])
+    return (
+        said and f"Nothing can be recommended: as trained, the network {said}. It has nothing to lose; train it first."
+    )
 
 
 def _recommended(search: LayerSets, joint: JointRobustness | None) -> str:
