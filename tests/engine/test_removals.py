@@ -169,6 +169,27 @@ def test_the_params_given_count_and_not_those_of_the_network():
     assert torch.equal(found, naive(network, site, x, labels, order))
 
 
+def test_where_the_sums_are_the_logits_answers_are_those_of_the_naive_loop_ties_too():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        last, x = nn.Linear(40, 5), torch.randn(12, 6)
+        network = nn.Sequential(nn.Linear(6, 40), nn.ReLU(), last).eval()
+    with torch.no_grad():
+        last.bias[0] = 1.0  # the highest where nothing is left
+        for tensor in (last.weight, last.bias):
+            tensor[1] = tensor[0]  # a tie of two classes: the first has it
+    labels = torch.arange(len(x)) % 3
+    site = site_of(network, "0", x)
+    order = orders(site, len(x))
+    removals = Removals(network, snapshot(network), site, x)
+    assert removals.linear is not None
+    assert removals.linear.is_last
+    found = removals.right(removals.record(x), labels, [order])[0]
+    assert torch.equal(found, naive(network, site, x, labels, order))
+    assert found[labels == 0].any()
+    assert not found[labels == 1].any()
+
+
 class Deciding(nn.Module):
     """Code that depends on values: cannot be traced."""
 

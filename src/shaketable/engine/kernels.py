@@ -284,6 +284,13 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | None
     return finish(y, None, other, relu)
 
 
+def packed(weight: Tensor) -> Tensor:
+    """Weights [out, in] as :func:`product` multiplies with them fastest; the same where there is no other way."""
+    if _in_bfloat16(weight) and hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+        return torch.ops.mkldnn._reorder_linear_weight(weight)
+    return weight
+
+
 def _in_bfloat16(weight: Tensor) -> bool:
     """Whether these are weights in bfloat16 that this processor's oneDNN can multiply with."""
     return (

@@ -49,9 +49,8 @@ class Margins:
 
 def margins(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Of each row the logit of its label less the highest other one [R], and the largest absolute logit [R]."""
-    place = labels[:, None]
+    logits, place = logits.float(), labels[:, None]  # the highest of numbers in bfloat16 takes longer
     own, lowest = logits.gather(1, place).squeeze(1), logits.amin(1)
     highest = logits.scatter_(1, place, -torch.inf).amax(1)
     logits.scatter_(1, place, own[:, None])  # as it was
-    own, highest, lowest = own.float(), highest.float(), lowest.float()
     return own - highest, torch.maximum(torch.maximum(highest, own), -lowest)

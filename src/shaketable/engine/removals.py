@@ -1,7 +1,7 @@
 """Units removed one by one: which examples are still right after each, by a running sum where the network allows it."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -14,6 +14,7 @@ from shaketable.engine.compare import ROUNDING, bfloat16_gain, clocked, close
 from shaketable.engine.margins import Margins
 from shaketable.engine.memory import budget
 from shaketable.engine.replica import Unsuitable
+from shaketable.engine.running import Steps, states
 from shaketable.errors import RunError
 from shaketable.evaluate import outcomes
 from shaketable.forward import Inputs, evaluation_mode, forward, map_inputs, tensors_of
@@ -30,8 +31,11 @@ TOGETHER = 100
 """Examples in one pass of the whole network."""
 WORTH = 1.5
 """How many times as fast bfloat16 must be."""
-CACHE, FEW, ROUNDED, MANY = 2**20, 256, 1024, 2048
-"""Bytes of a pass behind the site that a cache holds, and the least rows in one pass, in bfloat16 ROUNDED, and the most."""
+FEW = 256
+"""Rows in one pass behind the site, at least."""
+MOST = {False: (2048, 2**20), True: (4096, 2**26)}
+"""In float32 and in bfloat16: rows in one pass at most, and the bytes behind the site that they may take. A cache holds those of
+float32; bfloat16 is so fast that what each operation costs by itself counts more."""
 STEPS = 2
 """Of a running sum that are in one pass at least: what is added to stays in the cache."""
 log = logging.getLogger("shaketable.engine")
@@ -124,7 +128,8 @@ class Removals:
         if self.suffix is None:
             return FEW
         fits = self.memory // (8 * self.row_bytes)
-        return max(1, min(fits, max(ROUNDED if self.rounds else FEW, min(MANY, CACHE // self.row_bytes))))
+        most, room = MOST[self.rounds]
+        return max(1, min(fits, max(FEW, min(most, room // self.row_bytes))))
 
     def examples(self) -> int:
         """Examples whose curves are computed together."""
@@ -167,78 +172,53 @@ class Removals:
             terms = self.linear.terms(base.values) if self.linear else _by_unit(base.activation, self.site)
             empty = self.linear.state(base.values) if self.linear else torch.zeros_like(terms)
             acts = terms.flatten(2).ne(0).any(2)
-            rough = partial(self._behind, base, rounded=True) if self.rounds else None
-            behind = Margins(partial(self._behind, base), rough)
-            return [self._right(base, labels, order, terms, empty, acts.gather(1, order), behind) for order in orders]
-
-    def _right(
-        self,
-        base: Recorded,
-        labels: Tensor,
-        order: Tensor,
-        terms: Tensor,
-        empty: Tensor,
-        acts: Tensor,
-        behind: Margins,
-    ) -> Tensor:
-        """The same for one order; ``acts`` [N, units] says which units of it an example activates."""
-        steps = acts.cumsum(1)
-        total, at = steps[:, -1].sort(descending=True, stable=True)  # those with many units first: the rest drops out
-        taken = order[at].gather(1, (~acts[at]).to(torch.int8).argsort(dim=1, stable=True))  # those that act come first
-        numbers = torch.arange(int(total[0]) + 1, device=total.device)
-        alive = (total[:, None] >= numbers).sum(0)
-        step = numbers.repeat_interleave(alive)
-        rows = at[torch.arange(len(step), device=at.device) - (alive.cumsum(0) - alive)[step]]
-        found, start = [], 0
-        for made in self._states(terms, empty, at, taken, alive.tolist()):
-            for part in made.split(self.rows()):
-                some = rows[start : start + len(part)]
-                found.append(behind.of(part, some, labels[some]))
-                start += len(part)
-        margin, largest = (torch.cat(column) for column in zip(*found, strict=True))
-        answers = margin > 0
-        tolerance = largest * (0.0 if self.linear is None else ROUNDING)
-        doubtful = (~(margin.abs() > tolerance)).nonzero().flatten()  # ties, and what is not a number, too
-        if len(doubtful):
-            units = torch.arange(order.shape[1], device=taken.device).expand_as(taken)
-            place = torch.empty_like(taken).scatter_(1, taken, units)[at.argsort()]  # by example: when each unit comes
-            for some in doubtful.split(self.rows()):
-                logits = self._masked_logits(base, rows[some], place[rows[some]] < step[some, None])
-                answers[some] = ~outcomes(logits, labels[rows[some]])[0]
-        right = torch.zeros(len(order), order.shape[1] + 1, dtype=torch.bool, device=labels.device)
-        right[rows, step] = answers
-        return right.gather(1, nn.functional.pad(steps, (1, 0)))
-
-    def _states(
-        self, terms: Tensor, empty: Tensor, at: Tensor, taken: Tensor, alive: Sequence[int]
-    ) -> Iterator[Tensor]:
-        """What the examples ``at`` are with their first 0, 1, 2, ... units ``taken``, as long as these are ``alive``, step after
-        step: as many together as one pass takes, in room that is used again."""
-        by_step = taken[:, : len(alive) - 1].t().contiguous()
-        if self.linear is not None:
-            terms = terms.flatten(0, 1)[at * terms.shape[1] + by_step]  # [step, N, positions, taps]
-        weights = empty.new_empty(len(at), *self.linear.weight.shape[1:]) if self.linear else empty
-        room = empty.new_empty(max(self.rows(), len(at)), *empty.shape[1:])
-        state, filled = empty[at], 0
-        for step, rows in enumerate(alive):
-            if filled + rows > len(room):
-                yield room[:filled]
-                filled = 0
-            state, before = room[filled : filled + rows], state[:rows]
-            filled += rows
-            if not step:
-                state.copy_(before)
-            elif self.linear is not None:
-                unit = by_step[step - 1, :rows]
-                weight = torch.index_select(self.linear.weight, 0, unit, out=weights[:rows])
-                if weight.shape[1] == 1:
-                    torch.addcmul(before, terms[step - 1, :rows], weight, out=state)
-                else:
-                    torch.baddbmm(before, terms[step - 1, :rows], weight, out=state)
+            if self.linear is not None and self.linear.is_last:
+                margins = partial(self._summed_margins, terms, empty, labels)
             else:
-                unit = by_step[step - 1, :rows]
-                state.copy_(before)[torch.arange(rows, device=at.device), unit] = terms[at[:rows], unit]
-        yield room[:filled]
+                rough = partial(self._behind, base, rounded=True) if self.rounds else None
+                margins = partial(self._margins, terms, empty, labels, Margins(partial(self._behind, base), rough))
+            found = []
+            for order in orders:
+                steps = Steps.of(order, acts.gather(1, order))
+                margin, tolerance = margins(steps)
+                right = margin > 0
+                doubtful = ~(margin.abs() > tolerance) & steps.there  # ties, and what is not a number, too
+                step, place = doubtful.nonzero(as_tuple=True)
+                if len(step):
+                    example = steps.at[place]
+                    right[doubtful] = self._right(base, labels, steps.kept(step, example, order), example)
+                found.append(steps.by_number(right))
+            return found
+
+    def _margins(
+        self, terms: Tensor, empty: Tensor, labels: Tensor, behind: Margins, steps: Steps
+    ) -> tuple[Tensor, Tensor]:
+        """By how much each row's label is above all others [steps + 1, N], and up to where that is in doubt."""
+        found = []
+        weight = self.linear.weight if self.linear else None
+        for made, examples in states(steps, empty, terms, weight, self.rows()):
+            for part, some in zip(made.split(self.rows()), examples.split(self.rows()), strict=True):
+                found.append(behind.of(part, some, labels[some]))
+        margin, largest = (steps.spread(torch.cat(column)) for column in zip(*found, strict=True))
+        return margin, largest * (0.0 if self.linear is None else ROUNDING)
+
+    def _summed_margins(self, terms: Tensor, empty: Tensor, labels: Tensor, steps: Steps) -> tuple[Tensor, Tensor]:
+        """The same where the sums are the logits: those of the labels by themselves, and the highest of the others."""
+        assert self.linear is not None
+        weight, place = self.linear.weight, labels[:, None, None]
+        others = empty.scatter(2, place, -torch.inf)
+        highest = [made.flatten(1).amax(1) for made, _ in states(steps, others, terms, weight, self.rows())]
+        adds = (terms.squeeze(2) * weight[:, :, labels].permute(2, 0, 1)).sum(2)[steps.at].gather(1, steps.taken.t())
+        own = torch.cat([empty.gather(2, place).flatten(1)[steps.at], adds], 1).cumsum(1)
+        size = terms.flatten(1).abs() @ weight.abs().amax(2).flatten() + empty.abs().amax((1, 2))
+        return own.t() - steps.spread(torch.cat(highest)), size[steps.at] * _rounding(weight)
+
+    def _right(self, base: Recorded, labels: Tensor, kept: Tensor, examples: Tensor) -> Tensor:
+        """Which rows are right that belong to some examples and keep some units, by all that is behind the site."""
+        found = []
+        for some, which in zip(examples.split(self.rows()), kept.split(self.rows()), strict=True):
+            found.append(~outcomes(self._masked_logits(base, some, which), labels[some])[0])
+        return torch.cat(found)
 
     def _behind(self, base: Recorded, made: Tensor, rows: Tensor, rounded: bool = False) -> Tensor:
         """Logits of rows of states."""
@@ -284,7 +264,8 @@ class Removals:
                 state = self.linear.state(base.values) + self.linear.summed(terms)
                 if not close(truth, self.linear.logits(state, base.values, rows)):
                     self.linear = None
-        self.rounds = self.precision == "auto" and self._rounding_pays(base)
+        self.rounds = self.precision == "auto"  # then as many rows are timed as there will be
+        self.rounds = self.rounds and self._rounding_pays(base)
 
     def _rounding_pays(self, base: Recorded) -> bool:
         """Whether what is behind the state, or the site, is so much faster in bfloat16 that many rows may run twice."""
@@ -306,6 +287,12 @@ class Removals:
                 return False
             seconds.append(min(runs))
         return seconds[0] > WORTH * seconds[1]
+
+
+def _rounding(weight: Tensor) -> float:
+    """How far a sum over units, one after another, may be off, relative to the sum of the absolute terms: four deviations of as
+    many roundings, each as if all terms were summed already."""
+    return 4 * (weight.shape[0] * weight.shape[1]) ** 0.5 * torch.finfo(weight.dtype).eps / 2
 
 
 def _by_unit(activation: Tensor, site: Site) -> Tensor:

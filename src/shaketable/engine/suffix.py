@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Node
 
+from shaketable.engine.kernels import packed, product
 from shaketable.engine.replica import Replica, Unsuitable
 from shaketable.engine.tracing import filled, has_multiple, traced
 from shaketable.forward import Inputs, map_inputs, name_of, tensors_of
@@ -42,6 +43,7 @@ class Suffix:
         places = [node for node in nodes if node.op == "placeholder"]
         self._constant: dict[Node, Any] = dict(zip(places, replica.base.values(), strict=False))
         self._low: dict[Node, Any] = {}
+        self._packed: dict[Node, tuple[Node, Tensor, Tensor] | None] = {}
         self._inputs = places[len(replica.base) :]
         mask = places[list(replica.base).index(name)]
         self._before: list[Node] = []
@@ -62,6 +64,7 @@ class Suffix:
         ]
         if self.output not in reached or not (set(self.kept) <= by_example or self._goes_by_examples(inputs)):
             raise Unsuitable("what is behind the site does not go by examples")
+        self._in_place = {node for node in self.behind if self._may_overwrite(node)}
         self.bytes = self.row_bytes([self.cut, *self.behind])
         self.linear = self._find_linear(inputs)
 
@@ -135,7 +138,14 @@ class Suffix:
 
         last = {source: node for node in nodes for source in node.all_input_nodes}
         for node in nodes:
-            values[node] = self._call(node, get, count)
+            linear = self._packed_product(node) if rounded else None
+            source = node.all_input_nodes[0] if node in self._in_place else node
+            if linear is not None:
+                values[node] = product(get(linear[0]), *linear[1:], None, False)
+            elif source is not node and values[source] is not start.get(source):
+                values[node] = values[source].relu_()
+            else:
+                values[node] = self._call(node, get, count)
             for source in node.all_input_nodes:
                 if last[source] is node and source is not end:
                     values.pop(source, None)
@@ -144,6 +154,17 @@ class Suffix:
     def logits(self, activation: Tensor, base: Values, rows: Tensor | None, rounded: bool = False) -> Tensor:
         """Logits [R, classes] of rows of activations [R, ...] that belong to the examples ``rows``."""
         return self.run(self.behind, {self.cut: activation}, base, rows, len(activation), self.output, rounded)
+
+    def _packed_product(self, node: Node) -> tuple[Node, Tensor, Tensor] | None:
+        """Of a linear layer with constant weights and bias its input, and both in bfloat16 as oneDNN wants them; None otherwise."""
+        if node not in self._packed:
+            self._packed[node] = None
+            bias = self._args[node][0][0] if name_of(node) == "addmm" and self._is_linear(node) else None
+            if bias is not None and self._constant[bias].dim() == 1:
+                x, weight = self._args[node][0][1:]
+                weight = self._constant[weight].t().contiguous().bfloat16()
+                self._packed[node] = x, packed(weight), self._constant[bias].bfloat16()
+        return self._packed[node]
 
     def _rounded_constant(self, node: Node) -> Any:
         if node not in self._low:
@@ -192,6 +213,11 @@ class Suffix:
         if name not in _PLACE or self._args[node][1] or any(arg not in self._constant for arg in _weights(node, args)):
             return False
         return name != "convolution" or (not args[6] and args[8] == 1 and len(args[3]) == 2)
+
+    def _may_overwrite(self, node: Node) -> bool:
+        """Whether it is a ReLU of a product that nothing else reads."""
+        source = node.all_input_nodes[0] if name_of(node) == "relu" else node
+        return name_of(source) in PRODUCTS and source in self.behind and len(source.users) == 1 and node is not source
 
     def multiplies(self, nodes: Sequence[Node]) -> bool:
         """Whether there are products among some nodes, which bfloat16 may make faster."""
@@ -242,6 +268,8 @@ class Linear:
         self.map = tuple(self.node.meta["val"].shape[2:]) if self.geometry else ()
         self.bytes = self.suffix.row_bytes([self.node, *self.rest])
         self.positions = _size(self.node) // self.weight.shape[2] // len(self.suffix.cut.meta["val"])
+        self.is_last = not self.rest and self.positions == 1 and not self.geometry
+        """Whether its output is the logits."""
 
     def state(self, base: Values) -> Tensor:
         """The operator's output [N, positions, out] with every unit removed."""
