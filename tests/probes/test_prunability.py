@@ -15,6 +15,7 @@ from shaketable.engine import Engine
 from shaketable.errors import InputError
 from shaketable.evaluate import evaluate
 from shaketable.params import snapshot
+from shaketable.probes import pruning_search
 from shaketable.probes.prunability import Prunability, prunability
 from shaketable.probes.pruning_search import Losses, is_monotone, smallest_kept
 
@@ -178,6 +179,25 @@ def test_losses_come_in_any_order_to_the_same_answer():
     exact = evaluate(study().network, {**study().final, **half}, data).mean_loss
     for bound in (0.9 * exact, 1.1 * exact, 0.9 * exact):
         assert losses.answer(half, bound)["holds"] == (bound > exact)
+
+
+def test_a_guess_from_few_examples_saves_tests_and_changes_no_answer(monkeypatch):
+    plain = prunability(study(), sparsities=None)
+    monkeypatch.setattr(pruning_search, "GUESSED", 100)
+    guessed = prunability(study(), sparsities=None)
+    assert guessed.summary()["prunability"][0] == plain.summary()["prunability"][0]
+    assert len(guessed.tests) < len(plain.tests)
+    assert guessed.tests["in_float32"].sum() < plain.tests["in_float32"].sum()
+    assert guessed.tests.filter("holds")["seen"].to_list() == [1000] * guessed.tests["holds"].sum()
+
+
+@pytest.mark.parametrize("start", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_from_any_guess_a_search_ends_where_it_ends_without(start):
+    kept, tested = smallest_kept(10, False, 2, lambda kept: kept >= 0.6, lambda done: None, start)
+    assert kept == 0.6
+    assert dict(tested)[0.5] is False
+    assert smallest_kept(10, False, 2, lambda kept: False, lambda done: None, start)[0] == 1.0
+    assert smallest_kept(10, False, 2, lambda kept: True, lambda done: None, start)[0] == 0.0
 
 
 def test_logits_that_are_not_finite_do_not_hold():

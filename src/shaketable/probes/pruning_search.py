@@ -12,6 +12,7 @@ from shaketable.engine import Engine, Variant, critical_magnitude
 from shaketable.engine.decisions import certain
 from shaketable.engine.variants import names_of
 from shaketable.evaluate import outcomes, rows
+from shaketable.identity import generator_from
 from shaketable.probes.cells import Cell
 from shaketable.probes.screening import Screen
 
@@ -19,6 +20,8 @@ FIRST, GROWTH = 256, 0.3
 """Examples before the first look, and what each look adds at least, as a share of those seen."""
 PASSES = 5
 """Over all examples, which a search takes at least: by this the engine tells whether a level pays that takes seconds to set up."""
+GUESSED, FEW = 512, 8
+"""Random examples by which the fraction is guessed, and one in how many at most."""
 TOGETHER = 256
 """Examples that a worker takes at a time on a CPU: kernels are chosen once, for batches up to so many."""
 
@@ -46,8 +49,9 @@ class Losses:
         self.examples = int(self._counts.sum())
         self._losses(telling, torch.arange(min(TOGETHER // 2, len(data))))
         self.clean: float = self._exact({name: engine.params[name] for name in names_of(telling)}, None)["loss"]
-        known = self._losses, self._hardness.clone(), self._counts
-        self._screen = Screen(*known, seed) if engine.rounds(telling, data) else None
+        self._known, rounds = self._hardness.clone(), engine.rounds(telling, data)
+        self._screen = Screen(self._losses, self._known, self._counts, seed) if rounds else None
+        self._some = torch.randperm(len(data), generator=generator_from(seed, "guess"))[:GUESSED]
 
     def answer(self, variant: Variant, bound: float) -> Cell:
         """``holds``; on how many examples that rests (``seen``), and on how many ``in_float32``; their ``loss``, and its ``error``.
@@ -61,6 +65,18 @@ class Losses:
                 return found | {name: found[name] / self.examples for name in ("loss", "error")}
             self._hardness = rough.nan_to_num(math.inf)
         return self._exact(variant, bound)
+
+    def guess(self, variants: Callable[[float], Variant], bound: float, steps: int) -> float | None:
+        """The smallest fraction kept as few random examples tell it, where a search may begin; None where there are few in all."""
+        if len(self.data) < FEW * GUESSED:
+            return None
+        margin = len(self._some) * (bound - self.clean) * self.examples / len(self.data)
+
+        def holds(kept: float) -> bool:
+            found = self._losses(variants(kept), self._some, self._screen is not None)
+            return float((found - self._known[self._some]).sum()) <= margin
+
+        return smallest_kept(steps, False, 0, holds, lambda tests: None)[0]
 
     def _exact(self, variant: Variant, bound: float | None) -> Cell:
         """From the sum over all examples, or over as many as settle whether their mean is at most a bound."""
@@ -100,7 +116,12 @@ def example_losses(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def smallest_kept(
-    steps: int, every: bool, beyond: int, holds: Callable[[float], bool], advance: Callable[[int], object]
+    steps: int,
+    every: bool,
+    beyond: int,
+    holds: Callable[[float], bool],
+    advance: Callable[[int], object],
+    start: float | None = None,
 ) -> tuple[float, tuple[tuple[float, bool], ...]]:
     """The smallest fraction kept at which a condition holds, and every fraction tested with its answer.
 
@@ -112,6 +133,7 @@ def smallest_kept(
         beyond: how many.
         holds: whether the condition holds when a fraction is kept.
         advance: called after each test.
+        start: one of these fractions, a guess, where a bisection begins.
     """
     grid = [step / steps for step in range(steps + 1)]
     tested: dict[float, bool] = {}
@@ -127,7 +149,7 @@ def smallest_kept(
         for kept in grid[:-1]:
             ask(kept)
     else:
-        search = critical_magnitude(grid, smallest=True, beyond=beyond)
+        search = critical_magnitude(grid, smallest=True, beyond=beyond, start=start)
         try:
             point = next(search)
             while True:
