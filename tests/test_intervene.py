@@ -97,6 +97,22 @@ def test_each_example_may_have_a_mask_of_its_own():
             assert torch.allclose(network(x[row : row + 1])[0], both[row], atol=1e-6)
 
 
+def test_units_that_are_removed_are_exactly_zero_however_large_they_were():
+    network = nn.Sequential(nn.Linear(2, 3, bias=False), nn.ReLU(), nn.Linear(3, 2)).eval()
+    with torch.no_grad():
+        network[0].weight.copy_(torch.tensor([[3e38, 3e38], [1.0, 0.0], [0.0, 1.0]]))
+    inputs = torch.tensor([[1.0, 2.0], [2.0, 1.0]])
+    site, rest = site_of(network, "0", inputs), network[2].weight[:, 1:]
+    with torch.no_grad():
+        assert network[0](inputs)[:, 0].isinf().all()
+        with ablated(network, site, [0]):
+            found = network(inputs)
+        with masked(network, site, torch.tensor([[0.0, 1, 1], [0, 1, 0]])):
+            by_example = network(inputs)
+    torch.testing.assert_close(found, inputs @ rest.T + network[2].bias)
+    torch.testing.assert_close(by_example[1], 2.0 * network[2].weight[:, 1] + network[2].bias)
+
+
 def test_tokens_have_their_units_in_the_last_dimension():
     last = nn.Linear(5, 2)
     network = nn.Sequential(nn.Linear(3, 5), nn.GELU(), last).eval()

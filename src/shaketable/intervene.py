@@ -47,6 +47,11 @@ class Site:
             return mask if mask.dim() == 1 else mask.reshape(len(mask), *[1] * (dims - 2), self.units)
         return mask.reshape(*mask.shape, *[1] * (dims - 2))
 
+    def kept(self, activation: Tensor, mask: Tensor) -> Tensor:
+        """An activation that is 0 where a mask [units] or [N, units] is: a product would be none where it is infinite."""
+        shaped = self.shaped(mask.to(activation.device) != 0, activation.dim())
+        return torch.where(shaped, activation, torch.zeros((), dtype=activation.dtype, device=activation.device))
+
 
 def sites(network: nn.Module, inputs: Inputs) -> tuple[Site, ...]:
     """The site of each convolution and linear layer, in forward order.
@@ -122,7 +127,7 @@ def ablated(network: nn.Module, site: Site, units: Sequence[int] | Tensor) -> It
     Raises:
         InputError: a unit that there is not.
 
-    Cost: a multiplication of the activation in each forward pass.
+    Cost: a choice among the numbers of the activation in each forward pass.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)).eval()
@@ -142,12 +147,12 @@ def ablated(network: nn.Module, site: Site, units: Sequence[int] | Tensor) -> It
 
 @contextmanager
 def masked(network: nn.Module, site: Site, mask: Tensor) -> Iterator[None]:
-    """A network whose activation at a site is multiplied by a mask [units], or [N, units] for N examples."""
+    """A network whose activation at a site is 0 where a mask [units], or [N, units] for N examples, is 0, whatever it was."""
 
-    def multiply(module: nn.Module, output: Tensor) -> Tensor:
-        return output * site.shaped(mask.to(output), output.dim())
+    def keep(module: nn.Module, output: Tensor) -> Tensor:
+        return site.kept(output, mask)
 
-    with at_site(network, site, multiply):
+    with at_site(network, site, keep):
         yield
 
 
