@@ -149,6 +149,13 @@ def largest_magnitude(
     Cost: a pass over the data for the base, ``draws`` passes for the magnitude guessed, and beside it few pairs for each answer:
         more of them the nearer the bound, and all for each other loss that is within it.
 
+    Example:
+        >>> network, data = torch.nn.Linear(1, 2, bias=False), Data(torch.ones(4, 1), torch.tensor([0] * 4), classes=2)
+        >>> engine = Engine(network, {"weight": torch.tensor([[1.0], [0.0]])})
+        >>> raised = lambda magnitude: [{"weight": torch.tensor([[1.0], [magnitude]])}]
+        >>> largest_magnitude(engine, [0.5, 0.9, 1.1, 2.0], raised, 1, data, lambda error: error + 0.1).value
+        0.9
+
     References: control variates: Owen, "Monte Carlo theory, methods and examples", 2013, section 8.9.
     """
     check_failure(failure)
