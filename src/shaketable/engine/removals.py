@@ -136,7 +136,7 @@ class Removals:
         numbers = 16 * self.site.units  # orders, counts and answers
         if self.linear is not None:
             units, taps, out = self.linear.weight.shape
-            numbers += self.linear.positions * (3 * units * taps + 4 * out) + taps * out
+            numbers += self.linear.positions * (5 * units * taps + 4 * out) + taps * out
         together = self.rows() if self.linear is None else self.rows() // STEPS
         return max(1, min(together, self.memory // (8 * (4 * numbers + self.row_bytes))))
 
