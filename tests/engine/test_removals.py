@@ -226,6 +226,23 @@ def test_logits_that_are_not_finite_are_wrong_in_every_way(way):
     assert found.tolist() == [[True, True, False], [True, True, True]]  # a tie at 0 goes to class 0
 
 
+@pytest.mark.parametrize("way", ["sum", "suffix", "network"])
+def test_a_unit_that_is_infinite_is_zero_when_it_is_removed_in_every_way(way):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(2, 3, bias=False), nn.ReLU(), nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    with torch.no_grad():
+        network[0].weight.copy_(torch.tensor([[3e38, 3e38], [1, 0], [0, 1]]))
+        x = torch.rand(6, 2) + 0.7
+        without = nn.functional.linear(x, network[2].weight[:, 1:], network[2].bias)
+        labels = network[4](without.relu()).argmax(1)
+    site, order = site_of(network, "0", x), torch.tensor([2, 1, 0]).expand(6, 3)
+    removals = Removals(network, snapshot(network), site, x, way=way)
+    right = removals.right(removals.record(x), labels, [order])[0]
+    assert torch.equal(right, naive(network, site, x, labels, order))
+    assert right[:, 2].all()  # all but the infinite one
+    assert not right[:, 3].any()  # with it
+
+
 def test_a_mask_of_ones_changes_nothing():
     network, x, _ = case("vgg11")
     with torch.no_grad():

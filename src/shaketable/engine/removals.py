@@ -228,7 +228,7 @@ class Removals:
 
     def _masked_logits(self, base: Recorded, rows: Tensor, kept: Tensor) -> Tensor:
         a = base.activation[rows]
-        return self._logits(base, a * self.site.shaped(kept.to(a), a.dim()), rows)
+        return self._logits(base, self.site.kept(a, kept), rows)
 
     def _logits(self, base: Recorded, activation: Tensor, rows: Tensor, rounded: bool = False) -> Tensor:
         """Logits of rows of activations, by the suffix, or else by the network with the mask that they show."""
@@ -260,7 +260,8 @@ class Removals:
             if truth.dim() != 2 or not close(truth, self._masked_logits(base, rows, kept)):
                 raise Unsuitable("its graph gives other logits than the network")
             if self.linear is not None:
-                terms = self.linear.terms(base.values) * kept[:, :, None, None]
+                terms = self.linear.terms(base.values)
+                terms = torch.where(kept[:, :, None, None], terms, torch.zeros_like(terms))
                 state = self.linear.state(base.values) + self.linear.summed(terms)
                 if not close(truth, self.linear.logits(state, base.values, rows)):
                     self.linear = None
