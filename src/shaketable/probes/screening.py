@@ -96,8 +96,6 @@ class Screen:
             if abs(loss - bound) > error and (n == total or not holds):
                 numbers = {"seen": self.counts[seen].sum(), "in_float32": self.counts[seen[drawn.unique()]].sum()}
                 return {"holds": holds, **{k: int(v) for k, v in numbers.items()}, "loss": loss, "error": error}
-            if n < total:
-                return None
         return None
 
 
