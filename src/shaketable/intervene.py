@@ -157,16 +157,21 @@ def masked(network: nn.Module, site: Site, mask: Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def with_mask(network: nn.Module, site: Site, inputs: Inputs) -> Iterator[str]:
-    """The name of a buffer of ones by which a network's activation is multiplied: it can be exchanged like a weight.
+def with_mask(network: nn.Module, site: Site, inputs: Inputs, product: bool = False) -> Iterator[str]:
+    """The name of a buffer of ones with which a network's activation is masked: it can be exchanged like a weight.
 
-    The network is written to: give a copy.
+    The network is written to: give a copy. ``product``: the mask is one factor, and so one operation of a graph.
     """
     with torch.no_grad(), recorded(network, site) as found:
         forward(network, inputs)
     ones = site.shaped(torch.ones(site.units).to(found[0]), found[0].dim())
     network.get_submodule(site.module).register_buffer(MASK, ones)
-    with at_site(network, site, lambda module, output: output * getattr(module, MASK)):
+
+    def mask(module: nn.Module, output: Tensor) -> Tensor:
+        own = getattr(module, MASK)
+        return output * own if product else torch.where(own != 0, output, torch.zeros_like(own))
+
+    with at_site(network, site, mask):
         yield f"{site.module}.{MASK}".removeprefix(".")
 
 

@@ -88,3 +88,12 @@ def test_a_network_that_cannot_be_replayed_is_run_whole():
     with torch.no_grad(), ablated(network, site, [1]):
         expected = network(x)
     assert torch.allclose(single_removals(network, site, x)[1], expected, atol=1e-6)
+
+
+def test_a_unit_that_is_infinite_is_zero_when_it_is_removed():
+    network = nn.Sequential(nn.Linear(2, 3, bias=False), nn.ReLU(), nn.Linear(3, 2)).eval()
+    with torch.no_grad():
+        network[0].weight.copy_(torch.tensor([[1, 0], [0, 1], [3e38, 3e38]]))
+    x = torch.tensor([[1.0, 2.0], [2.0, 1.0], [1.5, 1.5]])
+    found = single_removals(network, site_of(network, "0", x), x)
+    torch.testing.assert_close(found[2], nn.functional.linear(x, network[2].weight[:, :2], network[2].bias).detach())

@@ -36,7 +36,7 @@ class Suffix:
     def __init__(self, network: nn.Module, params: Params, site: Site, inputs: Inputs) -> None:
         self.site = site
         copy = Replica(network, params).network
-        with with_mask(copy, site, inputs) as name:
+        with with_mask(copy, site, inputs, product=True) as name:
             replica = Replica(copy, {})
             graph, self._args, by_example = traced(replica, inputs)
         nodes = list(graph.nodes)
