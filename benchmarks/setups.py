@@ -57,7 +57,13 @@ TRAINED: Mapping[str, Recipe] = {
         evaluate_every=5,
     ),
     "joint-resnet50-bn": SLICE.replace(
-        network="resnet50-bn", data_args={"train_examples": 2500, "test_examples": 1000}, learning_rate=0.02
+        network="resnet50-bn",
+        network_args={"width": 0.25},
+        data_args={"train_examples": 4000, "test_examples": 1000},
+        learning_rate=0.05,
+        epochs=15,
+        evaluate_every=15,
+        precision="float32",
     ),
 }
 """Networks for questions whose cost depends on errors or margins; ``python -m benchmarks train`` trains them."""

@@ -95,7 +95,7 @@ def study(setting: Setting, chosen: Options) -> None:
         if "train" in steps:
             run(plan, folder, **where)
         if "measure" in steps:
-            measure(folder, MEASURES, {**setting.arguments, "normalised_margin": OUTPUT[name]}, **where)
+            measure(folder, list(MEASURES), {**setting.arguments, "normalised_margin": OUTPUT[name]}, **where)
         if "rank" in steps:
             facts[name] = write(name, Zoo.open(folder), setting, chosen)
     if "rank" in steps:

@@ -26,6 +26,8 @@ SECTION = 2000
 """Examples after which counts are kept."""
 FIRST = 128
 """Examples on which all sets of a step are counted, before those that cannot win are given up; then twice as many, and so on."""
+BEHIND = 2
+"""Standard deviations of a count by which a set is behind the best so far: it waits until these are counted."""
 Set = frozenset[int]
 """Positions of candidates."""
 Extra = tuple[int, ...]
@@ -133,9 +135,12 @@ class SetSearch:
     def _race(self, asked: Mapping[Set, Sequence[Extra]], beam: int, advance: Callable[..., object]) -> None:
         """Count the errors of the ``beam`` best sets of one size, and of others until they cannot be among these.
 
-        Examples come in the order of their loss in the final network, the largest first: there errors show early.
+        Examples come in the order of their loss in the final network, the largest first: there errors show early. All sets of a base
+        share its pass, so they go on together; those that fall behind wait until the errors of the best are known.
         """
         counts = self._none(asked)
+        if not counts:
+            return
         if self._order is None:
             kept = self.cells.get("order", lambda: {"examples": self._hardest_first()})
             self._order = torch.tensor(kept["examples"])
@@ -152,17 +157,22 @@ class SetSearch:
         def key(one: Set) -> tuple[float, ...]:
             return self._key(one, counts[one].errors)
 
-        run(counts, spans[0])
-        first = sorted(counts, key=lambda one: (key(one), sorted(one)))
-        ahead, rest = first[:beam], first[beam:]
-        for span in spans[1:]:
-            run(ahead, span)
-        done = list(ahead)
-        for span in spans[1:]:
+        following: dict[Set, int] = {}  # of each set that waits: its next span
+        done = list(counts)
+        for number, span in enumerate(spans):
+            run(done, span)
+            errors = {one: sum(counts[one].errors) for one in done}
+            least = sorted(errors.values())[min(beam, len(done)) - 1]
+            if number + 1 < len(spans):
+                following |= {one: number + 1 for one in done if errors[one] > least + BEHIND * math.sqrt(least)}
+                done = [one for one in done if one not in following]
+        for number, span in enumerate(spans):
             limit = sorted(map(key, done))[beam - 1] if len(done) >= beam else (math.inf,)
-            rest = [one for one in rest if key(one) <= limit]
-            run(rest, span)
-        self._finish({one: counts[one] for one in [*done, *rest]})
+            some = [one for one, at in following.items() if at == number and key(one) <= limit]
+            run(some, span)
+            following |= dict.fromkeys(some, number + 1)
+        done += [one for one, at in following.items() if at == len(spans)]
+        self._finish({one: counts[one] for one in done})
         self.given_up |= {one: count for one, count in counts.items() if one not in self.whole}
         advance(0, f"{len(self.whole) + len(self.given_up)} sets")
 
