@@ -43,8 +43,9 @@ WORKS = {
     "joint-resnet50": Work(
         "resnet50-bn",
         "largest set of the 12 identity blocks of ResNet-50 that may go back to init: greedy, 79 sets, CIFAR-10",
+        arguments={"width": 0.25},
     ),
-    "joint-resnet50-removal": Work("resnet50-bn", "the same by removal", how="remove"),
+    "joint-resnet50-removal": Work("resnet50-bn", "the same by removal", how="remove", arguments={"width": 0.25}),
 }
 
 
@@ -62,7 +63,8 @@ def compare(name: str, work: Work, options: Options) -> Row:
     shape = tuple(data.inputs.shape[1:])  # pyright: ignore[reportAttributeAccessIssue]
     network = networks.build(work.network, shape, data.classes, seed=1, **work.arguments).eval()
     init = snapshot(networks.build(work.network, shape, data.classes, seed=0, **work.arguments))
-    run = None if work.arguments else finished(TRAINED.get(f"joint-{work.network}"), options)
+    recipe = TRAINED.get(f"joint-{work.network}")
+    run = finished(recipe, options) if recipe and recipe.network_args == work.arguments else None
     if run is not None:
         own = Study.from_run(run.path, options.data_root)
         init, error = own.checkpoint(0), own.history.row(-1, named=True)
