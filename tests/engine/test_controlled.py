@@ -167,3 +167,20 @@ def test_what_has_no_bound_is_refused():
     mute = Data(torch.zeros(2, 3, 5), torch.full((2, 3), -100), classes=3)
     with pytest.raises(InputError, match="no label counts"):
         largest_magnitude(Engine(network), GRID, lambda _: [{}] * DRAWS, DRAWS, mute, lambda mean: mean)
+
+
+def test_variants_that_are_not_one_a_draw_are_refused():
+    network, data = toy(0)
+    for draws, given, said in ((2, 1, "1 variants for 2 draws"), (2, 3, "3 variants for 2 draws"), (0, 0, "draws=0")):
+        with pytest.raises(InputError, match=said):
+            largest_magnitude(Engine(network), [0.1, 0.2], lambda _, g=given: [{}] * g, draws, data, lambda mean: mean)
+    with pytest.raises(InputError, match="quantity='accuracy'"):
+        largest_magnitude(Engine(network), [0.1], lambda _: [{}], 1, data, lambda mean: mean, quantity="accuracy")  # pyright: ignore
+
+
+def test_that_an_infinite_loss_is_too_much_is_certain_from_any_part():
+    control = torch.ones(4000, dtype=torch.float64)
+    population, _ = table(control, 0, 0.0, "loss")
+    found = population.decide([torch.full((4000,), math.inf)], control, 1e9, 1e-4, 0)
+    assert (found.holds, found.certain) == (False, True)
+    assert found.outcomes < 4000

@@ -53,6 +53,11 @@ def test_a_search_from_a_guess_finds_the_same_and_a_good_guess_is_cheap(edge, st
     assert len(found.tested) <= 2 * math.log2(1 + away) + 3 + 2
 
 
+def test_a_search_cannot_begin_beside_its_grid():
+    with pytest.raises(InputError, match="start=0.123"):
+        next(critical_magnitude([0.1, 0.2], start=0.123))
+
+
 @settings(max_examples=300)
 @given(limits=some.lists(some.integers(0, 20), min_size=21, max_size=21))
 def test_the_minimum_ratio_is_that_of_the_whole_grid(limits):

@@ -52,7 +52,9 @@ class Population:
 
     def values(self, variants: Sequence[Variant], pairs: Tensor) -> Tensor:
         """The value of each pair ``example * draws + draw`` [n], in float64; the variants are one a draw."""
-        part = Pairs(pairs, len(variants))
+        if len(variants) != self.draws:
+            raise InputError(f"there are {len(variants)} variants for {self.draws} draws; give one for each draw.")
+        part = Pairs(pairs, self.draws)
         some = [variants[draw] for draw in part.present]
         found: list[list[Tensor]] = [[] for _ in some]
         planned = 3 * self.size // len(some)  # all of one magnitude, and where the bound is near all of two more
@@ -84,7 +86,7 @@ class Population:
 
         with a shift :math:`s` that leaves no term below 0; the right side is known. The control is finite, and was there before
         the order. Pairs come in a random order of this
-        question's own; the answer is certain where all were needed, and else wrong with probability at most ``failure``.
+        question's own; the answer is certain where all were needed or one is infinite, and else wrong with probability at most ``failure``.
         """
         shift, most, per = float(control.max()), math.inf, self.labels / self.size
         if self.quantity == "error":
@@ -105,7 +107,7 @@ class Population:
         assert holds is not None
         pairs = torch.cat(used)
         examples, draws = (len(of.unique()) for of in (pairs // self.draws, pairs % self.draws))
-        return Decision(holds, seen == self.size, examples, draws, seen, total / (seen * per))
+        return Decision(holds, seen == self.size or math.isinf(total), examples, draws, seen, total / (seen * per))
 
 
 def largest_magnitude(
@@ -143,8 +145,8 @@ def largest_magnitude(
     Returns: what was found. ``tested`` and ``decisions`` leave out the guesses.
 
     Raises:
-        InputError: the grid is empty or not ascending, ``failure`` is no probability, no label counts, or the loss of the base is
-            not finite.
+        InputError: the grid is empty or not ascending, ``draws`` or ``failure`` is none, the variants are not one a draw, no label
+            counts, or the loss of the base is not finite.
 
     Cost: a pass over the data for the base, ``draws`` passes for the magnitude guessed, and beside it few pairs for each answer:
         more of them the nearer the bound, and all for each other loss that is within it.
@@ -159,6 +161,10 @@ def largest_magnitude(
     References: control variates: Owen, "Monte Carlo theory, methods and examples", 2013, section 8.9.
     """
     check_failure(failure)
+    if quantity not in ("error", "loss"):
+        raise InputError(f"quantity={quantity!r}: use 'error' or 'loss'.")
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+        raise InputError(f"draws={draws!r}: give a whole number from 1.")
     population = Population(engine, data, quantity, draws)
     if not population.labels:
         raise InputError("no label counts: every one is -100; give data with labels.")

@@ -62,13 +62,15 @@ def critical_magnitude(
     Returns: a :data:`Search` for :func:`run`; points have one coordinate.
 
     Raises:
-        InputError: the grid is empty or not ascending.
+        InputError: the grid is empty or not ascending, or ``start`` is none of it.
 
     Cost: the logarithm of the number of magnitudes (of those between the guess and what is found), plus ``beyond`` tests.
     """
     grid = _ascending(magnitudes, "magnitudes")
     order = grid[::-1] if smallest else grid
     tested: dict[Point, bool] = {}
+    if start is not None and start not in order:
+        raise InputError(f"start={start}: give one of the {len(order)} magnitudes, where the search may begin.")
     guess = None if start is None else order.index(start)
     best = yield from _last_that_holds([(value,) for value in order], tested, beyond, start=guess)
     point = None if best is None else (order[best],)
