@@ -9,6 +9,7 @@ from torch import Tensor
 
 from shaketable.data import Data
 from shaketable.engine import Engine
+from shaketable.engine.fused import Fused
 from shaketable.errors import InputError
 from shaketable.evaluate import evaluate
 from shaketable.probes.prunability import prunability
@@ -80,6 +81,20 @@ def test_few_examples_that_lose_much_are_not_missed():
         assert answer is None or not answer["holds"]
 
 
+def test_what_the_last_variant_lost_on_few_examples_does_not_count_against_the_next():
+    for seed in range(10):
+        screen, exact, _ = drawn(seed, spread=0.003, bias=0.0)
+        bound = 1.05 * float(exact.sum())
+        run, more = screen.run, torch.zeros(EXAMPLES, dtype=torch.float64)
+        more[screen._order[-1]] = 1.15 * (bound - float(exact.sum()))
+        screen.run = lambda variant, which, rough, run=run, more=more: (
+            run(variant, which, rough) + variant["lost"] * more[which]
+        )
+        lost, won_back = (screen.answer({"lost": torch.tensor(times)}, bound)[0] for times in (1.0, 0.0))
+        assert lost is None or not lost["holds"]
+        assert won_back is None or won_back["holds"]
+
+
 def test_losses_that_are_not_finite_are_left_to_float32():
     screen, _, _ = drawn(0)
     run = screen.run
@@ -131,3 +146,17 @@ def test_rough_logits_are_asked_for_where_the_engine_has_them():
     rough = torch.cat([found for _, (found,) in engine.map([half], data, lambda logits, labels: logits, rough=True)])
     assert 0 < float((rough - truth).abs().max()) < 0.02 * float(truth.abs().max())
     assert not Engine(study().network, study().final, level="fused", precision="float32").rounds(half, data)
+
+
+def test_what_bfloat16_cannot_run_is_answered_in_float32(monkeypatch):
+    whole = Fused.whole
+
+    def refusing(self, changes, inputs):
+        if self._dtype == torch.bfloat16:
+            raise RuntimeError("not implemented for 'BFloat16'")
+        return whole(self, changes, inputs)
+
+    monkeypatch.setattr(Fused, "whole", refusing)
+    found = prunability(study(), sparsities=None, steps=4, level="fused", precision="bfloat16")
+    assert found.tests["error"].null_count() == len(found.tests)
+    assert "no bfloat16: RuntimeError: not implemented" in found.provenance["engine"]

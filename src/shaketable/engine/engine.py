@@ -150,7 +150,8 @@ class Engine:
 
         Levels are chosen when variants are first run: ask behind that. False on a GPU, and with ``precision="float32"``.
         """
-        inputs = map_inputs(lambda tensor: tensor[:ROUNDED], data.inputs)
+        count = min(ROUNDED, self._size(len(data), decisions=False))
+        inputs = map_inputs(lambda tensor: tensor[:count], data.inputs)
         return self._levels.rounds(frozenset(names_of(variant)), variant, inputs)
 
     def logits(self, variants: Sequence[Variant], inputs: Inputs) -> list[Tensor]:

@@ -258,17 +258,26 @@ class Levels:
             return False
         if names not in self._rounded:
             self._rounded.add(names)
-            if self.workers[0].low is None:
-                for worker in self.workers:
-                    worker.low = made(worker.fused).rounded()
-            changes, seconds = tensors_of_variant(variant), []
-            for level in (graph, made(self.workers[0].low)):
-                level.whole(changes, inputs)  # a graph chooses its kernels the first time
-                seconds.append(clocked(lambda level=level: level.whole(changes, inputs), self.device)[0])
-            if 2 * seconds[1] < seconds[0] or self.precision == "bfloat16":
+            try:
+                gain = self._gain(graph, tensors_of_variant(variant), inputs)
+            except Exception as error:  # an operation may know float32 alone, or memory run out: then float32 it is
+                self.choice += f"; no bfloat16: {said(error)}"
+                return False
+            if gain > 2 or self.precision == "bfloat16":
                 self.rough.add(names)
-                self.choice += f"; all of the network in bfloat16 {seconds[0] / seconds[1]:.1f} times as fast"
+                self.choice += f"; all of the network in bfloat16 {gain:.1f} times as fast"
         return names in self.rough
+
+    def _gain(self, graph: "Fused", changes: Params, inputs: Inputs) -> float:
+        """How many times as fast as in float32 the graph runs all of the network in bfloat16, which each worker gets."""
+        if self.workers[0].low is None:
+            for worker in self.workers:
+                worker.low = made(worker.fused).rounded()
+        seconds = []
+        for level in (graph, made(self.workers[0].low)):
+            level.whole(changes, inputs)  # a graph chooses its kernels the first time
+            seconds.append(clocked(lambda level=level: level.whole(changes, inputs), self.device)[0])
+        return seconds[0] / seconds[1]
 
     def _traces(self, whole: float, trial: float) -> bool:
         """Whether a graph may pay for itself, and its packed weights fit: ``whole`` and ``trial`` are seconds without it."""

@@ -29,9 +29,10 @@ class Screen:
         + \frac1m \sum_{j \le m} \frac{e_{i_j} - r_{i_j}}{n p_{i_j}}
 
     with losses c that are known of all examples (of the whole network, or in bfloat16 of the last variant that was seen on
-    all: those from which r differs less), r of the variant in bfloat16 on n random examples S, and e of it in float32 on m
-    draws out of S with replacement, by probabilities p: half of them equal, half in proportion to r. The squared standard
-    error is that of the second mean (none once S is all examples) plus that of the third.
+    all: those from which r differs less; the latter no further above the former than on any of S, for what was lost on few
+    examples may be won back where it was not looked), r of the variant in bfloat16 on n random examples S, and e of it in
+    float32 on m draws out of S with replacement, by probabilities p: half of them equal, half in proportion to r. The squared
+    standard error is that of the second mean (none once S is all examples) plus that of the third.
 
     Args:
         run: gives losses.
@@ -77,7 +78,9 @@ class Screen:
     def _settled(self, variant: Variant, bound: float, rough: Tensor, seen: Tensor) -> Cell | None:
         """The answer from the examples seen, if there is one: where all are, from more and more of them in float32."""
         total, n = len(self.clean), len(seen)
-        known = min((self.clean, self._last), key=lambda losses: _variance(rough[seen] - losses[seen]))
+        worse = self._last - self.clean
+        last = self.clean + worse.clamp(max=float(worse[seen].max()))
+        known = min((self.clean, last), key=lambda losses: _variance(rough[seen] - losses[seen]))
         apart, own, before = rough[seen] - known[seen], rough[seen], float(known.sum())
         sampling = _variance(apart) * (1 - n / total)
         if n < total and before + total * (float(apart.mean()) - SAFETY * math.sqrt(sampling)) <= bound:
