@@ -101,6 +101,10 @@ def test_of_a_network_at_chance_nothing_is_recommended_and_no_steps_are_shown(tm
     )
     assert said[0]["steps"] == []
     better = found.table.with_columns(errors=pl.when(clean).then(80).otherwise("errors"))
+    drawn = found.table.with_columns(
+        draws=pl.lit(3, pl.Int64), errors=pl.when(clean).then(90).otherwise("errors")
+    )  # 30 each
+    assert "may stay at their initial" in recommendations([type(found)(drawn, found.provenance)], None)[0]["text"]
     assert "may stay at their initial" in recommendations([type(found)(better, found.provenance)], None)[0]["text"]
 
 
@@ -138,9 +142,13 @@ def test_too_many_groups_and_sets_are_cut_and_the_report_says_so() -> None:
     assert joint().with_rest() == {"every-other": ["every-other", "rest of every-other"]}
     part = layer_sets_part(layer_sets(), 6)
     assert len(part["steps"]) == 6
-    assert "the figure shows 2 of 7 sets" in part["notes"][0]
-    rows = next(iter(part["figures"].values()))["datasets"]
-    assert {row["set"] for row in next(iter(rows.values()))} >= set(layer_sets().summary()["set"])
+    assert "the figure shows 6 of 7 sets" in part["notes"][0]
+    (rows,) = next(iter(part["figures"].values()))["datasets"].values()
+    assert {row["set"] for row in rows} >= set(layer_sets().summary()["set"])
+    assert len(rows) == 6
+    early = layer_sets_part(layer_sets(complete=False), 6)
+    assert "the figure shows 6 of 7 sets" in early["notes"][0]  # the one that was given up has no point
+    assert len(next(iter(next(iter(early["figures"].values()))["datasets"].values()))) == 6
 
 
 def test_by_parameters_the_final_network_need_not_be_on_the_curve_and_its_error_is_told() -> None:

@@ -65,16 +65,16 @@ def joint_part(result: JointRobustness, size: int) -> Part:
 
 def layer_sets_part(result: LayerSets, size: int) -> Part:
     """The trade-off curve, the sets on it, and the steps of the search."""
-    curve, table, how = result.summary(), result.table, result.provenance["how"]
-    room, notes = max(1, size // 3), []
-    shown = table.filter(pl.col("set").is_in(curve["set"].implode()))
-    if len(table) > room:
+    curve, table, how = result.summary(), result.table.drop_nulls("error"), result.provenance["how"]
+    room, notes, counted = max(1, size // 3), [], len(table)
+    if counted > room:
+        best = pl.col("set").is_in(curve["set"].implode())
+        others = table.filter(~best)
+        some = others.gather_every(max(1, -(-len(others) // room)))
+        table = pl.concat([table.filter(best), some]).sort("step", maintain_order=True)
         notes.append(
-            f"The search: the figure shows {room:,} of {len(table):,} sets; the result's own table has them all."
-        )
-        others = table.filter(~pl.col("set").is_in(curve["set"].implode()))
-        table = pl.concat([shown, others.gather_every(max(1, -(-len(others) // room)))]).sort(
-            "step", maintain_order=True
+            f"The search: the figure shows {len(table):,} of {counted:,} sets that were counted on all examples; the result's own "
+            "table has them all."
         )
     facts = result.provenance
     given = {"tolerance": facts["tolerance"], "size": facts["size"]}

@@ -129,7 +129,7 @@ def recommendations(searches: Iterable[LayerSets], joint: JointRobustness | None
 def _at_chance(search: LayerSets) -> str | None:
     """Why nothing is recommended where the network as trained has nothing to lose."""
     clean, facts = search.table.row(by_predicate=pl.col("step") == 0, named=True), search.provenance
-    said = guessing(clean["errors"], clean["examples"], facts["classes"], facts["split"])
+    said = guessing(clean["errors"] // clean["draws"], clean["examples"], facts["classes"], facts["split"])
     return (
         said and f"Nothing can be recommended: as trained, the network {said}. It has nothing to lose; train it first."
     )
