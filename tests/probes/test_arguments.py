@@ -2,6 +2,7 @@
 
 import inspect
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ LISTS = {
     st.ablation: ("layers", "over", "classes"),
     st.robustness: ("checkpoints", "splits"),
     st.joint_robustness: ("checkpoints", "splits"),
+    st.largest_set: ("candidates",),
     st.prunability: ("methods", "sparsities", "splits"),
     st.sensitivity: ("splits", "noise", "pruning"),
     st.path: ("layers", "splits"),
@@ -29,7 +31,7 @@ LISTS = {
     st.measurements: ("names", "arguments"),
     attacked: ("attacks", "gradient_draws", "s"),
 }
-REQUIRED = {"groups": {"one": ["1"]}, "layer": "1"}
+REQUIRED = {"groups": {"one": ["1"]}, "layer": "1", "split": "test"}
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +68,19 @@ def test_what_is_no_list_of_the_right_things_is_one_sentence_about_that_argument
 def test_a_number_in_the_place_of_a_list_is_told_with_what_to_give(study, probe, argument, said):
     with pytest.raises(InputError, match=said):
         probe(study, **{argument: 3})
+
+
+@pytest.mark.parametrize(
+    ("probe", "given"),
+    [
+        (st.robustness, {"checkpoints": np.array([0])}),
+        (st.joint_robustness, {"groups": {"one": ["1"]}, "checkpoints": np.array([0])}),
+        (st.ablation, {"classes": np.array([1]), "layers": np.array(["1"])}),
+        (st.prunability, {"sparsities": np.array([0.5], dtype=np.float32)}),
+    ],
+)
+def test_lists_of_numpy_are_taken_and_stored_like_others(study, probe, given, tmp_path):
+    lists = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in given.items()}
+    probe(study, **given, store=tmp_path)
+    probe(study, **lists, store=tmp_path)
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1

@@ -17,7 +17,7 @@ from shaketable.probes.cells import Cells
 from shaketable.probes.joint_robustness import HOWS, Change, How, changes
 from shaketable.probes.robustness import check_statistics
 from shaketable.probes.set_search import SetSearch
-from shaketable.probes.stored import Result, check_whole, facts_of, identity_of, stored, time_taken
+from shaketable.probes.stored import LAYERS, Result, check_whole, facts_of, identity_of, names_of, stored, time_taken
 from shaketable.study import Study
 
 VERSION = 2
@@ -248,7 +248,7 @@ def _candidates(
     left_out = {name: change.reason for name, change in made.items() if change.reason}
     if names is not None:
         known = [layer.name for layer in found]
-        wanted = [names] if isinstance(names, str) else list(names)
+        wanted = names_of(LAYERS, candidates=names)
         for name in wanted:
             if name not in known:
                 near = get_close_matches(str(name), known, 3)

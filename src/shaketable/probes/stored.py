@@ -222,7 +222,7 @@ def list_of(kind: type, wish: str, /, **given: Any) -> list[Any]:
     right = {int: Integral, float: Real}.get(kind, kind)
     if not all(isinstance(one, right) and not isinstance(one, bool) for one in items):
         raise InputError(f"{name}={value!r}: give {wish}.")
-    return items
+    return [int(one) if isinstance(one, Integral) else kind(one) for one in items]  # NumPy's own are no keys of JSON
 
 
 def names_of(wish: str, /, **given: Any) -> list[str]:
