@@ -66,7 +66,7 @@ def test_the_printed_choice_of_the_prior_does_not_satisfy_equation_5():
     assert prior_indices([k], [0.0], [sigma], [0.0], examples)[0] > 5 * examples + math.log(1 / sigma**2)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(rows=some.lists(some.tuples(some.integers(1, 40), some.floats(0, 1), some.floats(0.05, 1), some.floats(0, 9)),
                        min_size=1, max_size=2), examples=some.integers(2, 60))  # fmt: skip
 def test_the_theorem_is_at_least_the_best_of_all_priors_without_relaxations(rows, examples):
