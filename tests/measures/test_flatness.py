@@ -114,6 +114,7 @@ def test_the_ends_of_the_grid_are_told():
     [
         ({"sigmas": [0.0, 0.1]}, "above 0"),
         ({"sigmas": []}, "above 0"),
+        ({"sigmas": [0.2, 0.1]}, r"sigmas=\(0.2, 0.1\).* ascending"),
         ({"draws": 0}, "draws must be at least 1"),
         ({"drop": math.nan}, "drop=nan"),
         ({"drop": -0.1}, "drop=-0.1"),

@@ -148,7 +148,8 @@ class Engine:
     def rounds(self, variant: Variant, data: Data) -> bool:
         """Whether all of the network runs for such a variant as a graph in bfloat16, in half of the time of float32 or as asked.
 
-        Levels are chosen when variants are first run: ask behind that. False on a GPU, and with ``precision="float32"``.
+        Levels are chosen when variants are first run: ask behind that. False on a GPU, with ``precision="float32"``, and
+        where bfloat16 cannot run it.
         """
         count = min(ROUNDED, self._size(len(data), decisions=False))
         inputs = map_inputs(lambda tensor: tensor[:count], data.inputs)

@@ -206,7 +206,7 @@ def _search(
 ) -> Borne:
     """The largest sigma of the grid at which the mean over draws stays within the tolerance."""
     check_whole(1, draws=draws)
-    if not sigmas or not all(0 < sigma < math.inf for sigma in sigmas):
+    if not sigmas or not all(0 < sigma < math.inf for sigma in sigmas) or list(sigmas) != sorted(set(sigmas)):
         raise InputError(f"sigmas={sigmas}: give finite standard deviations above 0, ascending.")
     if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance < math.inf:
         raise InputError(f"{'drop' if quantity == 'error' else 'beta'}={tolerance!r}: give a tolerance from 0.")
