@@ -156,7 +156,7 @@ def width_curves(widths: pl.DataFrame) -> alt.VConcatChart:
         base = alt.Chart({"values": rows.to_dicts()}).transform_calculate(
             low="datum.value - datum.stderr", high="datum.value + datum.stderr"
         )
-        x = alt.X("width:Q", title="width", scale=alt.Scale(type="log"))
+        x = alt.X("width:Q", title="width", scale=alt.Scale(type="log", nice=False))
         line = base.mark_line(point=True).encode(x=x, y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)))
         band = base.mark_area(opacity=0.3).encode(x=x, y="low:Q", y2="high:Q")
         drawn = alt.layer(band, line) if rows["seeds"].max() != 1 else alt.layer(line)
