@@ -116,6 +116,8 @@ def test_the_path_norm_is_the_sum_over_paths_by_hand():
         (nn.ReLU6(), "hardtanh"),
         (nn.Softplus(), "softplus"),
         (nn.Softmax(-1), "_softmax"),
+        (nn.Softshrink(), "softshrink"),
+        (nn.Sequential(nn.Linear(3, 6), nn.GLU()), "glu"),
     ],
 )
 def test_activations_that_bend_positive_numbers_leave_no_path_norm(bent, named):

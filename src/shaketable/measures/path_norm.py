@@ -12,8 +12,8 @@ from shaketable.measures.norm_sums import BatchNorm, weights_of
 from shaketable.study import Study
 
 BENT = re.compile(
-    "gelu|silu|sigmoid|tanh|hardtanh|hardswish|hardsigmoid|softplus|mish|log_sigmoid_forward|exp|_softmax|_log_softmax|"
-    "_scaled_dot_product.*|mkldnn_rnn_layer"
+    "gelu|silu|glu|sigmoid|tanh|hardtanh|clamp_max|hardswish|hardsigmoid|softplus|softshrink|mish|log_sigmoid_forward|exp|erf|"
+    "_softmax|_log_softmax|_scaled_dot_product.*|_native_multi_head_attention|mkldnn_rnn_layer"
 )
 """Operations that give something else than a multiple of a positive number. A ReLU, leaky or not, and ELU are none of them."""
 
