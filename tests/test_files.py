@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from shaketable.errors import InputError
-from shaketable.files import load_metadata, load_tensors, locked, save_tensors, write_atomically
+from shaketable.files import (
+    load_metadata,
+    load_tensors,
+    locked,
+    made_folder,
+    refuse_file,
+    save_tensors,
+    write_atomically,
+)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_rubbish(tmp_path):
@@ -22,6 +30,12 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_rubbish(tmp_path):
         write_atomically(path, fail)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_of_a_name_that_no_folder_can_have_is_one_sentence(tmp_path):
+    for ask in (refuse_file, made_folder):
+        with pytest.raises(InputError, match="no folder can be there .*; give another place"):
+            ask(tmp_path / ("x" * 300) / "below")
 
 
 def test_a_file_in_the_place_of_a_folder_and_a_folder_in_the_place_of_a_file_are_one_sentence(tmp_path):

@@ -16,7 +16,11 @@ from shaketable.errors import InputError, RunError
 def refuse_file(folder: Path) -> None:
     """One error where a file stands in the place of a folder, or of one that it would lie in."""
     for place in (folder, *folder.parents):
-        if place.exists():
+        try:
+            there = place.exists()
+        except OSError as error:  # too long a name, or a folder that may not be read
+            raise InputError(f"{place}: no folder can be there ({error.strerror}); give another place.") from error
+        if there:
             if not place.is_dir():
                 raise InputError(f"{place}: is a file, and a folder is needed there; give another place.")
             return
