@@ -33,7 +33,7 @@ class Work:
     how: How = "reinitialise"
     goal: float | None = None
     goal_amx: float | None = 10
-    examples: int = 1000
+    examples: int = 5000
     examples_full: int = 10_000
     batches: tuple[int, ...] = BATCHES
     arguments: dict[str, Any] = field(default_factory=dict)

@@ -52,7 +52,7 @@ class LayerSets(Result):
     """Every set of layers that a search for the largest one tried.
 
     Attributes:
-        table: one row per set, in the order of the search. ``step``: the number of layers in it; ``set``: their names, joined by
+        table: one row per set, by the number of its layers. ``step``: the number of layers in it; ``set``: their names, joined by
             " + " (empty: the final network); ``added``: the last of them that the search put in; ``size``: what is made as
             large as possible, ``layers`` or ``parameters``; ``errors`` summed and ``error`` averaged over ``draws``, each on ``examples``
             examples, with ``error_std`` over draws; ``accuracy_drop`` = error - error of the final network; ``within`` the tolerance;

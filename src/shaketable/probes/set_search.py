@@ -171,8 +171,8 @@ class SetSearch:
             some = [one for one, at in following.items() if at == number and key(one) <= limit]
             run(some, span)
             following |= dict.fromkeys(some, number + 1)
-        done += [one for one, at in following.items() if at == len(spans)]
-        self._finish({one: counts[one] for one in done})
+        everything = self.whole[frozenset()].examples  # behind the last label there is nothing to count
+        self._finish({one: count for one, count in counts.items() if count.examples == everything})
         self.given_up |= {one: count for one, count in counts.items() if one not in self.whole}
         advance(0, f"{len(self.whole) + len(self.given_up)} sets")
 
