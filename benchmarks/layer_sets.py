@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import BATCHES, Naive, Options, Row, best_batch, row, say, timed
+from benchmarks.common import BATCHES, Naive, Options, Row, best_batch, first, row, say, timed
 from benchmarks.heatmaps import evenly
 from benchmarks.setups import TRAINED, described, examples_of, finished
 from shaketable import networks
@@ -33,8 +33,8 @@ class Work:
     how: How = "reinitialise"
     goal: float | None = None
     goal_amx: float | None = 10
-    examples: int = 5000
-    examples_full: int = 10_000
+    examples: int = 4000
+    examples_full: int = 4000
     batches: tuple[int, ...] = BATCHES
     arguments: dict[str, Any] = field(default_factory=dict)
 
@@ -59,7 +59,8 @@ def compare(name: str, work: Work, options: Options) -> Row:
 
     A set that was given up has no count to compare: there the naive loop must find at least the errors that were seen.
     """
-    data, about = examples_of("cifar10", work.examples_full if options.full else work.examples, options)
+    count = work.examples_full if options.full else work.examples
+    data, about = examples_of("cifar10", count, options)
     shape = tuple(data.inputs.shape[1:])  # pyright: ignore[reportAttributeAccessIssue]
     network = networks.build(work.network, shape, data.classes, seed=1, **work.arguments).eval()
     init = snapshot(networks.build(work.network, shape, data.classes, seed=0, **work.arguments))
@@ -69,7 +70,8 @@ def compare(name: str, work: Work, options: Options) -> Row:
         own = Study.from_run(run.path, options.data_root)
         init, error = own.checkpoint(0), own.history.row(-1, named=True)
         network.load_state_dict(own.final)
-        about += f"; trained, training error {error['train_error']:.3f}, test error {error['test_error']:.2f}"
+        data = first(own.data("train"), count)
+        about = f"cifar10 train, {len(data):,} images; training error {error['train_error']:.3f}, test error {error['test_error']:.2f}"
     study = Study(network, init=init, test=data)
     found = layers(network, "block", study.example_inputs())
     names = scheme_group(found, "all-but-first")
