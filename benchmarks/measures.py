@@ -7,6 +7,7 @@ from itertools import combinations
 
 import numpy as np
 import torch
+from studies.criticality import SMALL_SEARCH
 from tests.statistics import references
 
 from benchmarks.common import Naive, Options, Row, Seconds, best_batch, machine, row, say, timed
@@ -142,11 +143,15 @@ def flatness(name: str, options: Options) -> list[Row]:
 
 
 def every_measure(name: str, options: Options) -> list[Row]:
-    """The seconds of each measure of one network, in their order; what several share is in the first."""
+    """The seconds of each measure of one network, in their order; what several share is in the first.
+
+    Criticality takes the coarser grid and four draws of the small studies; all else its defaults.
+    """
     run, taken = train(NIN, out=options.runs, data_root=options.data_root), {}
     study = Study.from_run(run.path, options.data_root)
-    given = {"sum_of_training_losses": {"running": True}, "network_criticality": {"threshold": "increase"}}
-    given |= {"pac_bayes": {"threshold": "increase"}}
+    search = {"threshold": "increase", **vars(SMALL_SEARCH)}
+    given = {"sum_of_training_losses": {"running": True}, "network_criticality": search}
+    given |= {"pac_bayes": {name: value for name, value in search.items() if name != "alphas"}}
     without = []
     for kind in MEASURES.values():
         if kind.installed:
