@@ -31,6 +31,11 @@ def tensors_of(inputs: Inputs) -> dict[str, Tensor]:
     return {f"inputs.{index}": tensor for index, tensor in enumerate(inputs)}
 
 
+def count_of(inputs: Inputs) -> int:
+    """The number of examples."""
+    return len(next(iter(tensors_of(inputs).values())))
+
+
 def logits_of(output: Any) -> Tensor:
     """The logits in a network's output: the tensor itself, ``output.logits``, ``output["logits"]``, or in a tuple the
     first tensor with two or more dimensions (a loss before it is passed over).

@@ -11,7 +11,7 @@ from shaketable.engine.compare import ROUNDING, Seen, near_ties
 from shaketable.engine.levels import Levels, Names, T, Worker, log, made, said
 from shaketable.engine.memory import is_out_of_memory
 from shaketable.engine.variants import Combination, Variant, is_finite, shares_terms, tensors_of_variant
-from shaketable.forward import Inputs, map_inputs, tensors_of
+from shaketable.forward import Inputs, count_of, map_inputs
 from shaketable.params import Params
 
 ROWS = 8
@@ -201,7 +201,7 @@ class Batch:
     def _parts(self, several: Sequence[tuple[Variant, Tensor]]) -> Iterator[list[tuple[Params, Tensor]]]:
         """The same as tensors, so many together as have no more rows than the batch has examples."""
         part: list[tuple[Params, Tensor]] = []
-        most = len(next(iter(tensors_of(self._inputs).values())))
+        most = count_of(self._inputs)
         for variant, rows in several:
             if part and sum(len(r) for _, r in part) + len(rows) > most:
                 yield part

@@ -19,7 +19,7 @@ from shaketable.engine.memory import budget, is_out_of_memory
 from shaketable.engine.variants import Variant, check, names_of
 from shaketable.errors import InputError
 from shaketable.evaluate import Sums, checked, rows, tally
-from shaketable.forward import Inputs, map_inputs, tensors_of
+from shaketable.forward import Inputs, count_of, map_inputs
 from shaketable.params import Params, state
 
 CACHE, FLEETING = 2**29, 4
@@ -157,7 +157,7 @@ class Engine:
 
     def logits(self, variants: Sequence[Variant], inputs: Inputs) -> list[Tensor]:
         """Logits [N, C] or [N, T, C] of each variant on inputs of N examples."""
-        count = len(next(iter(tensors_of(inputs).values())))
+        count = count_of(inputs)
         data = Data(inputs, torch.zeros(count, dtype=torch.int64, device=self.device), classes=1)
         parts = [found for _, found in self.map(variants, data, lambda logits, labels: logits.clone())]
         return [torch.cat(column) for column in zip(*parts, strict=True)]

@@ -16,7 +16,7 @@ from shaketable.engine.replay import Half, Replay, halved
 from shaketable.engine.replica import Unsuitable
 from shaketable.engine.variants import Variant, tensors_of_variant
 from shaketable.errors import RunError
-from shaketable.forward import Inputs, evaluation_mode, forward, map_inputs, tensors_of
+from shaketable.forward import Inputs, count_of, evaluation_mode, forward, map_inputs, tensors_of
 from shaketable.params import Params
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Levels:
             found, taken, reason = self._try(worker.replay, picks, inputs)
         else:
             found, taken, reason = self._make(picks, inputs, truth)
-        self._passes["replay"] = plain / _count(inputs)
+        self._passes["replay"] = plain / count_of(inputs)
         carried = {names for names in picks if same(truth[names], found.get(names))}
         if not carried or not same(truth[BASE], found[BASE]):
             carried, reason = set(), reason or "its logits were not those of the loop"
@@ -197,7 +197,7 @@ class Levels:
         if self.device.type != "cpu" or self.asked not in ("auto", "fused"):
             return
         layers = [names for names in by_layer if names and self.routes[names] in ("replay", "fused")]
-        size, halves = _count(inputs), decisions and self.halves
+        size, halves = count_of(inputs), decisions and self.halves
         trial = size * sum(self._seconds[names] for names in layers)
         whole = size * batches * sum(self._seconds[names] * len(by_layer[names]) for names in layers)
         kinds = (["fused", "low"] if halves else ["fused"]) if self._traces(whole, trial) else []
@@ -335,11 +335,11 @@ class Levels:
             taken[names] = fast[names] + self._again(kind, names, picks[names], inputs, near)
         chosen = [names for names in right if self.precision == "bfloat16" or taken[names] < slow[names]]
         lost = sum(taken[names] - slow[names] for names in right if names not in chosen)
-        if kind == "half" and chosen and lost < self._passes["replay"] * _count(inputs):
+        if kind == "half" and chosen and lost < self._passes["replay"] * count_of(inputs):
             chosen = right  # then no pass in float32 is recorded
         for names in chosen:
             self.low[names] = kind, bounds[names]
-            self._rough[names] = taken[names] / _count(inputs)
+            self._rough[names] = taken[names] / count_of(inputs)
         count = sum(self.low.get(names, ("", 0))[0] == kind for names in picks)
         if count:
             how = "by replay in bfloat16" if kind == "half" else "in bfloat16"
@@ -370,7 +370,7 @@ class Levels:
             made = self._of_kind(kind, inputs) if None in known else known
             found, seconds = {BASE: made[0].base(inputs)}, {}
             if kind == "half":
-                self._passes[kind] = clocked(lambda: made[0].base(inputs), self.device)[0] / _count(inputs)
+                self._passes[kind] = clocked(lambda: made[0].base(inputs), self.device)[0] / count_of(inputs)
             for names, variant in picks.items():
                 found[names] = made[0].logits(variant)  # a graph chooses its kernels the first time
                 seconds[names], _ = clocked(lambda variant=variant: made[0].logits(variant), self.device)
@@ -398,7 +398,7 @@ class Levels:
 
     def _fold(self, variants: Sequence[Variant], by_layer: Mapping[Names, Sequence[int]], inputs: Inputs) -> None:
         """For each layer with several variants: whether vmap over them is faster than one after another, and as right."""
-        size = _count(inputs)
+        size = count_of(inputs)
         small = [
             (names, [variants[index] for index in indices[:FOLDED]])
             for names, indices in by_layer.items()
@@ -460,7 +460,7 @@ class Levels:
             started = time.perf_counter()
             for names, variant in picks.items():
                 seconds, found[names] = clocked(lambda variant=variant: level.logits(variant), self.device)
-                self._seconds[names] = seconds / _count(inputs)
+                self._seconds[names] = seconds / count_of(inputs)
         except Exception as error:  # the loop carried it, so whatever went wrong is the level's fault
             if is_out_of_memory(error):
                 raise
@@ -481,7 +481,7 @@ class Levels:
         """How many bytes the recorded pass of an example takes."""
         with torch.random.fork_rng(self._cuda()):
             level.base(inputs)
-        self.per_example = max(1, level.recorded_bytes() // _count(inputs))
+        self.per_example = max(1, level.recorded_bytes() // count_of(inputs))
 
     def _cuda(self) -> list[torch.device]:
         """Devices whose random state is put aside."""
@@ -506,8 +506,3 @@ def made(level: T | None) -> T:
     """A level that a layer was routed to, which is there."""
     assert level is not None
     return level
-
-
-def _count(inputs: Inputs) -> int:
-    """The number of examples."""
-    return len(next(iter(tensors_of(inputs).values())))

@@ -17,7 +17,7 @@ from shaketable.engine.replica import Unsuitable
 from shaketable.engine.running import Steps, states
 from shaketable.errors import RunError
 from shaketable.evaluate import outcomes
-from shaketable.forward import Inputs, evaluation_mode, forward, map_inputs, tensors_of
+from shaketable.forward import Inputs, count_of, evaluation_mode, forward, map_inputs, tensors_of
 from shaketable.intervene import Site, masked, recorded
 from shaketable.params import Params
 
@@ -251,7 +251,7 @@ class Removals:
         """
         assert self.suffix is not None
         base, units = self.record(few), torch.arange(self.site.units)
-        count = len(next(iter(tensors_of(few).values())))
+        count = count_of(few)
         rows = torch.arange(count, device=base.activation.device)
         for kept in (units >= 0, units % 3 > 0, units % 2 > 0, units < 0):
             kept = kept.to(rows.device).expand(count, -1)

@@ -9,7 +9,7 @@ from shaketable.engine.compare import close
 from shaketable.engine.memory import is_out_of_memory
 from shaketable.engine.replay import Replay
 from shaketable.engine.replica import Replica, Unsuitable
-from shaketable.forward import Inputs, evaluation_mode, forward, map_inputs, tensors_of
+from shaketable.forward import Inputs, count_of, evaluation_mode, forward, map_inputs
 from shaketable.intervene import Site, ablated, recorded, with_mask
 from shaketable.params import Params, state
 
@@ -61,7 +61,7 @@ def _replayed(network: nn.Module, site: Site, inputs: Inputs, weights: Params) -
         variants = [{name: mask.view_as(ones)} for mask in masks]
         with recorded(network, site) as seen:
             truth = _removed(network, site, few, weights, 0)
-        size = seen[0].nbytes * _count(inputs) // _count(few)
+        size = seen[0].nbytes * count_of(inputs) // count_of(few)
         found = _several(replay, variants, min(TOGETHER, ROOM // size)) if 2 * size <= ROOM else None
         if found is None:
             found = torch.stack([replay.logits(variant) for variant in variants])
@@ -79,10 +79,6 @@ def _several(replay: Replay, variants: Sequence[Params], together: int) -> Tenso
         if is_out_of_memory(error):
             raise
         return None
-
-
-def _count(inputs: Inputs) -> int:
-    return len(next(iter(tensors_of(inputs).values())))
 
 
 def _removed(network: nn.Module, site: Site, inputs: Inputs, weights: Params, unit: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch.fx import Node
 from shaketable.engine.kernels import packed, product
 from shaketable.engine.replica import Replica, Unsuitable
 from shaketable.engine.tracing import filled, has_multiple, traced
-from shaketable.forward import Inputs, map_inputs, name_of, tensors_of
+from shaketable.forward import Inputs, count_of, map_inputs, name_of, tensors_of
 from shaketable.intervene import Site, with_mask
 from shaketable.params import Params
 
@@ -100,7 +100,7 @@ class Suffix:
 
     def _goes_by_examples(self, inputs: Inputs) -> bool:
         """Whether what is kept has a row an example, in their order, as far as some examples without the first one show."""
-        count = len(next(iter(tensors_of(inputs).values())))
+        count = count_of(inputs)
         if count < 2:
             return False
         whole, rest = self.base(inputs), self.base(map_inputs(lambda tensor: tensor[1:], inputs))

@@ -13,7 +13,7 @@ from torch import Tensor
 from shaketable.data import Data
 from shaketable.engine.removals import Recorded, Removals, Rounding
 from shaketable.errors import InputError, RunError
-from shaketable.forward import Inputs, evaluation_mode, forward, map_inputs, tensors_of
+from shaketable.forward import Inputs, count_of, evaluation_mode, forward, map_inputs
 from shaketable.intervene import Site, recorded, site_of
 from shaketable.probes.cells import Cell, Cells
 from shaketable.probes.stored import (
@@ -354,7 +354,7 @@ def _classes(classes: Sequence[int] | None, data: Data, count: int) -> list[int]
 
 def _refuse_rows(study: Study, site: Site, some: Inputs) -> None:
     """One error for an activation of which nothing says what belongs to which example."""
-    count = len(next(iter(tensors_of(some).values())))
+    count = count_of(some)
     for number in (count, max(1, count - 1)):
         few = map_inputs(lambda tensor, number=number: tensor[:number].clone(), some)
         with (

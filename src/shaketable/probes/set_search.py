@@ -76,12 +76,11 @@ class SetSearch:
     def __post_init__(self) -> None:
         self._engines: dict[tuple[int, Set], Engine] = {}
         self._variants: dict[tuple[int, Set, Extra], Variant] = {}
-        self._order: torch.Tensor | None = None
 
     def search(self, beam: int | None, look_ahead: int, beyond: int | None) -> set[Set]:
         """Fill in the sets that the search tries; returns those that it went on from."""
         total, empty = len(self.sizes), frozenset[int]()
-        self._count({empty: [()]}, lambda *_: None)
+        self._count_base()
         best: list[Set] = [empty]
         kept = {empty}
         outside = 0
@@ -123,6 +122,22 @@ class SetSearch:
                     break
         return kept
 
+    def _count_base(self) -> None:
+        """Count the errors of the final network, the same in each draw, and put examples in the order of its losses, the largest first."""
+
+        def counted() -> Cell:
+            engine = Engine(self.study.network, self.study.final, **self.engine_arguments)
+            found = engine.map([{}], self.data, lambda *batch: (error_sums(*batch), example_losses(*batch)))
+            sums, losses = zip(*(one for _, (one,) in found), strict=True)
+            whole = reduce(add, sums)
+            order = torch.cat(losses).double().nan_to_num(math.inf).argsort(descending=True, stable=True)
+            return {"sums": [whole.errors, whole.not_finite], "examples": whole.examples, "order": order.tolist()}
+
+        found, draws = self.cells.get("base", counted), len(self.tensors)
+        errors, bad = found["sums"]
+        self._order = torch.tensor(found["order"])
+        self._finish({frozenset(): Count([errors] * draws, [bad] * draws, found["examples"])})
+
     def _count(self, asked: Mapping[Set, Sequence[Extra]], advance: Callable[..., object]) -> None:
         """Count the errors of each base with some layers more; where the base has all of them, the engine runs one layer each."""
         for base, extras in asked.items():
@@ -141,9 +156,6 @@ class SetSearch:
         counts = self._none(asked)
         if not counts:
             return
-        if self._order is None:
-            kept = self.cells.get("order", lambda: {"examples": self._hardest_first()})
-            self._order = torch.tensor(kept["examples"])
         starts = [0]
         while starts[-1] < len(self.data):
             starts.append(min(len(self.data), starts[-1] + min(SECTION, max(FIRST, starts[-1]))))
@@ -151,7 +163,6 @@ class SetSearch:
 
         def run(sets: Collection[Set], span: tuple[int, int]) -> None:
             some = {base: [one for one in extras if base.union(one) in sets] for base, extras in asked.items()}
-            assert self._order is not None
             self._run(some, counts, self._order[slice(*span)], span[0])
 
         def key(one: Set) -> tuple[float, ...]:
@@ -175,12 +186,6 @@ class SetSearch:
         self._finish({one: count for one, count in counts.items() if count.examples == everything})
         self.given_up |= {one: count for one, count in counts.items() if one not in self.whole}
         advance(0, f"{len(self.whole) + len(self.given_up)} sets")
-
-    def _hardest_first(self) -> list[int]:
-        """The examples in the order of their loss in the final network, the largest first."""
-        engine = Engine(self.study.network, self.study.final, **self.engine_arguments)
-        losses = [found.double() for _, (found,) in engine.map([{}], self.data, example_losses)]
-        return torch.cat(losses).nan_to_num(math.inf).argsort(descending=True, stable=True).tolist()
 
     def _new(self, asked: Mapping[Set, Sequence[Extra]]) -> dict[Set, list[Extra]]:
         """What was not counted yet; a set with two bases belongs to the first."""
@@ -244,7 +249,7 @@ class SetSearch:
     def _variant(self, draw: int, base: Set, extra: Extra) -> Variant:
         """What a base with some layers more has in other values than the base."""
         more = self._changed(draw, extra)
-        if self.reestimate is None or not base.union(extra):
+        if self.reestimate is None:
             return more
         weights, train = {**self.study.final, **self._changed(draw, base), **more}, self.study.data("train")
         return more | reestimated_statistics(self.study.network, weights, train, batches=self.reestimate)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from shaketable.data import Data
 from shaketable.errors import InputError
-from shaketable.forward import Inputs, evaluation_mode, forward, map_inputs, tensors_of
+from shaketable.forward import Inputs, count_of, evaluation_mode, forward, map_inputs
 from shaketable.identity import generator_from
 from shaketable.params import Grouping, Layer, Params, layers
 from shaketable.perturb import Statistics, changed_tensors
@@ -337,7 +337,7 @@ class _Observed:
         self.reasons = {
             p: "this layer is no module, so it has no output" for p, m in self._modules.items() if m is None
         }
-        count = len(next(iter(tensors_of(inputs).values())))
+        count = count_of(inputs)
         with self._watching(tuple(p for p in self._modules if p not in self.reasons)) as seen:
             forward(network, map_inputs(torch.clone, inputs), params)
         for position, module in self._modules.items():
