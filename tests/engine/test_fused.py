@@ -122,7 +122,11 @@ class Several(nn.Module):
         return self.head(self.layer(x.mean((2, 3)))) / 3
 
 
-CARRIED = {"inception", "conv_relu_in_place", "residual_in_place_add", "preactivation_residual", "densely_connected"}
+CARRIED = {
+    "inception", "conv_relu_in_place", "residual_in_place_add", "preactivation_residual", "densely_connected",
+    "attention", "rotary_attention", "language_model", "cache_passed_through_blocks",
+    "preallocated_output",
+}  # fmt: skip
 """Cases of the zoo that it must not give up on."""
 
 NETWORKS = {
@@ -184,6 +188,155 @@ def test_a_network_of_the_zoo_is_right_or_unsuitable(name: str) -> None:
 def test_what_draws_random_numbers_is_unsuitable(name: str) -> None:
     with pytest.raises(Unsuitable):
         Fused(*(lambda network, inputs: (network, state(network), inputs))(*zoo.STOCHASTIC[name]()))
+
+
+class Makes(nn.Module):
+    """Sequences [N, T, 8] through attention with what a kind of forward pass makes itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.places, self.last = nn.Linear(8, 8), nn.Embedding(12, 8), nn.Linear(8, 5)
+
+    def made(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.made(torch.tanh(self.embed(x)))))
+
+
+class Sines(Makes):
+    """Positions as numbers, a table of their sines, and a row of it set to one."""
+
+    def made(self, x):
+        angles = torch.arange(x.shape[1], dtype=torch.float32)[:, None] / 10 ** torch.arange(8)
+        table = torch.zeros_like(angles)
+        table[:, ::2], table[:, 1::2] = angles[:, ::2].sin(), angles[:, 1::2].cos()
+        table[0].fill_(1)
+        return x + table
+
+
+class Causal(Makes):
+    """Attention by hand, behind a mask of minus infinity."""
+
+    def made(self, x):
+        mask = torch.full((x.shape[1], x.shape[1]), float("-inf")).triu(1)
+        return (x @ x.transpose(1, 2) + mask).softmax(-1) @ x
+
+
+class CausalByExample(Makes):
+    """Torch's attention with a mask for each example, which its own numbers fill."""
+
+    def made(self, x):
+        mask = torch.ones(len(x), 1, x.shape[1], x.shape[1], dtype=torch.bool).tril()
+        mask = mask & ((x[:, None, None, :, 0] > -0.5) | torch.eye(x.shape[1], dtype=torch.bool))
+        heads = x.unflatten(2, (2, -1)).transpose(1, 2)
+        return nn.functional.scaled_dot_product_attention(heads, heads, heads, mask).transpose(1, 2).flatten(2)
+
+
+class Numbered(Makes):
+    """Embedded positions of each example, a token in front, two halves of the channels swapped."""
+
+    def made(self, x):
+        x = torch.cat([x.new_zeros(len(x), 1, 8), x], 1)
+        one, two = (x + self.places(torch.arange(x.shape[1]).expand(len(x), -1))).chunk(2, -1)
+        return torch.cat([two, one], -1)
+
+
+class NumberedExamples(Makes):
+    """An example's number in the batch is added to it."""
+
+    def made(self, x):
+        return x + torch.arange(len(x), dtype=torch.float32)[:, None, None] / 10
+
+
+class RandomTable(Makes):
+    def made(self, x):
+        return x + torch.rand(x.shape[1:])
+
+
+class DropsAttention(Makes):
+    def made(self, x):
+        return nn.functional.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None], dropout_p=0.5)[:, 0]
+
+
+MAKERS = {
+    "positions": Sines,
+    "causal mask": Causal,
+    "masks by example": CausalByExample,
+    "numbered": Numbered,
+    "numbered examples": NumberedExamples,
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_what_a_network_makes_in_its_forward_pass_is_in_the_graph(name: str) -> None:
+    with zoo.seeded(name):
+        network, inputs = settled(MAKERS[name]()), torch.randn(6, 7, 8)
+    assert worst(network, inputs, counts=(6, 1, 4)) < EXACT
+    assert worst(network, inputs, counts=(6, 5), dtype=torch.bfloat16) < 0.03
+
+
+class Expands(nn.Module):
+    """A made row and a weight in front of each example, all by convolutions: a row is an example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.conv, self.last = nn.Parameter(torch.rand(1, 3, 1)), nn.Conv1d(3, 4, 3), nn.Conv1d(4, 5, 7)
+
+    def forward(self, x):
+        x = torch.cat([torch.ones(len(x), 3, 1), self.token.expand(len(x), -1, -1), x], 2)
+        return self.last(self.conv(x).relu()).flatten(1)
+
+
+class Counted(Expands):
+    """The number of an example in the batch is added to it."""
+
+    def forward(self, x):
+        return super().forward(x + torch.arange(len(x), dtype=torch.float32)[:, None, None])
+
+
+def test_picked_rows_get_what_is_made_for_each_example_and_none_are_picked_where_the_batch_is_counted() -> None:
+    with zoo.seeded("expands"):
+        network, inputs = settled(Expands()), torch.randn(9, 3, 7)
+    assert not Fused(Counted().eval(), state(Counted()), inputs).picks
+    fused, other, rows = Fused(network, state(network), inputs), zoo.another(network), torch.tensor([7, 2, 3])
+    fused.base(inputs)
+    assert fused.picks
+    for name in other:
+        whole = fused.logits({name: other[name]})
+        assert distance(fused.picked([({name: other[name]}, rows)])[0], whole[rows]) < EXACT
+
+
+@pytest.mark.parametrize("network", [RandomTable(), DropsAttention()], ids=["table", "attention"])
+def test_random_numbers_that_a_network_makes_are_unsuitable(network: nn.Module) -> None:
+    with pytest.raises(Unsuitable, match="rand|attention|bernoulli"):
+        Fused(network.eval(), state(network), torch.randn(6, 7, 8))
+
+
+class Table(Makes):
+    """A tensor that is no buffer."""
+
+    table = torch.ones(8)
+
+    def made(self, x):
+        return x + self.table
+
+
+class ByNumPy(Makes):
+    def made(self, x):
+        return x + torch.from_numpy(x.detach().numpy().mean(0, keepdims=True))
+
+
+def test_code_that_asks_whether_padding_is_at_the_end_is_unsuitable() -> None:
+    network, inputs = zoo.CASES["transformer_encoder_with_padding"]()
+    with pytest.raises(Unsuitable, match="looks at values"):
+        Fused(network, state(network), inputs)
+
+
+@pytest.mark.parametrize("network", [Table(), ByNumPy()], ids=["attribute", "numpy"])
+def test_tensors_that_it_does_not_make_are_unsuitable(network: nn.Module) -> None:
+    with pytest.raises(Unsuitable, match="neither parameters nor buffers"):
+        Fused(network.eval(), state(network), torch.randn(6, 7, 8))
 
 
 class Branches(nn.Linear):

@@ -219,6 +219,7 @@ class Fused:
                 step.node, lambda node: self._cast(node, changes) if node in self._program.reads else value(node)
             )
             y = y[0] if isinstance(y, tuple) else y
+            y = y.to(self._dtype) if y.dtype == torch.float32 else y  # made so, or converted
             y = y.relu_() if relu else y
         elif step.kind == "affine":
             x = value(step.x)

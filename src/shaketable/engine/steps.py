@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from shaketable.engine.replica import Replica, Unsuitable
-from shaketable.engine.tracing import has_multiple, traced
+from shaketable.engine.tracing import draws, has_multiple, traced
 from shaketable.forward import Inputs, name_of
 
 ACTIVATIONS = re.compile(
@@ -22,7 +22,9 @@ OPERATIONS = re.compile(
     "add|sub|rsub|mul|div|neg|abs|exp|log|sqrt|rsqrt|pow|reciprocal|square|maximum|minimum|clamp_max|mean|sum|amax|"
     "max_pool[23]d_with_indices|adaptive_max_pool2d|avg_pool[123]d|_adaptive_avg_pool2d|upsample_nearest2d|"
     "constant_pad_nd|re(flec|plica)tion_pad[12]d|mm|addmm|bmm|baddbmm|convolution|embedding|_prelu_kernel|"
-    "native_layer_norm|native_group_norm|_softmax|_log_softmax"
+    "native_layer_norm|native_group_norm|_softmax|_log_softmax|_safe_softmax|_scaled_dot_product_flash_attention_for_cpu|"
+    "(new_)?(zeros|ones|full)(_like)?|arange|triu|tril|eq|ne|ge|gt|le|lt|logical_(and|or|not)|bitwise_(and|or|not)|"
+    "where|masked_fill|slice_scatter|select_scatter|sin|cos|cumsum|gather|index|zero|fill|copy|_to_copy"
 )
 """Other operations that run as they stand; of several results the first one."""
 FRESH = re.compile("add|sub|mul|cat")
@@ -51,8 +53,9 @@ class Program:
     """What a network's graph computes, as operators: each an operation with what was fused behind it.
 
     ``steps`` are in order; ``inputs`` and ``output`` are nodes of the graph; ``source`` are the nodes of the base's tensors by
-    name, ``reads`` those of all functions of them; ``kept`` are the values that some variant needs of the base; ``last`` the
-    values that are not needed behind a step. ``picks``: some rows of what is kept are those of some examples.
+    name, ``reads`` those of all functions of them, none of what the network makes from nothing; ``kept`` are the values that
+    some variant needs of the base; ``last`` the values that are not needed behind a step. ``picks``: some rows of what is kept
+    are those of some examples.
 
     Raises:
         Unsuitable: the graph depends on values, or has operations that are not known here.
@@ -96,10 +99,10 @@ class Program:
     def _add(self, node: Node) -> None:
         """Make a step of a node, fuse it into one, or leave it to the weights that it is a function of."""
         name, (args, kwargs) = name_of(node), self.args[node]
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        if draws(node):
             raise Unsuitable(f"its graph has {name}")
         fixed = not has_multiple([*args, *kwargs.values()])  # else it is another one for each number of examples
-        if fixed and node.all_input_nodes and all(source in self.reads for source in node.all_input_nodes):
+        if fixed and all(source in self.reads for source in node.all_input_nodes):
             self.reads[node] = frozenset().union(*(self.reads[source] for source in node.all_input_nodes))
             return
         if node.target is operator.getitem:

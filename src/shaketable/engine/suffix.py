@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from shaketable.engine.kernels import packed, product
 from shaketable.engine.replica import Replica, Unsuitable
-from shaketable.engine.tracing import filled, has_multiple, traced
+from shaketable.engine.tracing import draws, filled, has_multiple, traced
 from shaketable.forward import Inputs, count_of, map_inputs, name_of, tensors_of
 from shaketable.intervene import Site, with_mask
 from shaketable.params import Params
@@ -74,7 +74,7 @@ class Suffix:
 
     def _sort(self, node: Node, reached: set[Node]) -> None:
         """Constant, before the site, or behind it."""
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        if draws(node):
             raise Unsuitable(f"its graph has {name_of(node)}")
         args, kwargs = self._args[node]
         sources = node.all_input_nodes

@@ -1,5 +1,8 @@
 """A network as a functional graph, for any number of examples."""
 
+import logging
+import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +18,12 @@ from shaketable.engine.replica import Replica, Unsuitable
 from shaketable.engine.values import alike, attributes_of
 from shaketable.forward import Inputs, forward, logits_of, map_inputs, name_of, tensors_of
 
+NUMBERS = {"BoolType", "IntType", "FloatType", "NumberType"}
+"""What operations give to Python instead of tensors: traced, it means nothing."""
+LOG = logging.getLogger("torch._subclasses.fake_tensor")
+UNIFORM = re.compile("expand|repeat|(new_)?(zeros|ones|full|empty)")
+"""Operations that make the same row for each example, out of none of them."""
+
 
 @dataclass(frozen=True)
 class Multiple:
@@ -27,7 +36,8 @@ def traced(
     replica: Replica, inputs: Inputs
 ) -> tuple[Graph, dict[Node, tuple[Sequence[Any], dict[str, Any]]], set[Node]]:
     """A functional graph of the network; the arguments of each node with multiples of the number of examples marked; and
-    the nodes whose values have a row an example, in the examples' order: so has all, but weights, that they are computed from.
+    the nodes whose values have a row an example, in the examples' order: so has all that they are computed from, but weights
+    and tensors that the network makes itself, the same for every example.
 
     It is traced for two numbers of examples: what differs must be in proportion to them.
     """
@@ -40,19 +50,23 @@ def traced(
         raise Unsuitable("its graph depends on the number of examples")
     partner = dict(zip(two, one))
     args = {a: _merged((a.args, dict(a.kwargs)), (b.args, dict(b.kwargs)), count, partner) for a, b in zip(one, two)}
-    weights, by_example = set(one[: len(replica.base)]), set()
-    for a, b in zip(one, two):
-        sources = set(a.all_input_nodes)
-        if sources <= weights | by_example and not _squeezes(a) and (_rows(a), _rows(b)) == (count, count + 1):
+    places = [node for node in one if node.op == "placeholder"]
+    fixed, by_example = set(places[: len(replica.base)]), set(places[len(replica.base) :])
+    for a, b in zip(one[len(places) :], two[len(places) :]):
+        sources, rows = set(a.all_input_nodes), (_rows(a), _rows(b))
+        if sources <= fixed and not has_multiple([*args[a][0], *args[a][1].values()]):
+            fixed.add(a)  # a function of weights, or made from nothing
+        elif sources <= fixed:
+            if rows == (count, count + 1) and UNIFORM.fullmatch(name_of(a)):
+                by_example.add(a)
+        elif sources <= fixed | by_example and not _squeezes(a) and rows == (count, count + 1):
             by_example.add(a)
-        elif sources and sources <= weights:
-            weights.add(a)
     return one[0].graph, args, by_example
 
 
 def _graph(replica: Replica, inputs: Inputs, count: int) -> Graph:
     """The network traced for a number of examples, without values."""
-    mode = FakeTensorMode()
+    mode = FakeTensorMode(allow_non_fake_inputs=True)  # found in the graph below, and refused
     fakes = [mode.from_tensor(tensor) for tensor in replica.base.values()]
     with mode:
         given = [t.new_empty((count, *t.shape[1:])) for t in map(mode.from_tensor, tensors_of(inputs).values())]
@@ -66,25 +80,70 @@ def _graph(replica: Replica, inputs: Inputs, count: int) -> Graph:
                 raise Unsuitable("it writes its weights or buffers in evaluation mode")
             return logits
 
-    before = [attributes_of(module) for module in replica.modules]
+    before, speaks = [attributes_of(module) for module in replica.modules], LOG.disabled
+    LOG.disabled = True  # it prints what it raises
     try:
-        with torch.no_grad():
+        with mode, torch.no_grad():  # what the network makes itself has no values either
             graph = make_fx(functionalize(run, remove="mutations"))(fakes, given).graph
     except Unsuitable:
         raise
     except Exception as error:  # any code may run in a forward pass
         raise Unsuitable(f"it cannot be traced ({type(error).__name__}: {str(error).splitlines()[:1]})") from error
+    finally:
+        LOG.disabled = speaks
     if not all(map(alike, before, map(attributes_of, replica.modules))):
         raise Unsuitable("its modules store things on themselves")
-    for node in graph.nodes:
-        if node.op == "get_attr":
+    for node in list(graph.nodes):
+        if node.op == "get_attr" and not _emptied(node):
             raise Unsuitable("it uses tensors that are neither parameters nor buffers")
-        if getattr(getattr(node.target, "_schema", None), "is_mutable", False):
+        if node.target is operator.getitem:
+            _select(node)
+        schema = getattr(node.target, "_schema", None)
+        if any(result.type.kind() in NUMBERS for result in getattr(schema, "returns", ())):
+            raise Unsuitable(f"its code looks at values ({name_of(node)})")
+        if getattr(schema, "is_mutable", False):
             raise Unsuitable(
                 f"it writes its weights, buffers or inputs in evaluation mode, or its graph has {name_of(node)}"
             )
     graph.eliminate_dead_code()
     return graph
+
+
+def _emptied(node: Node) -> bool:
+    """Whether it is a tensor without numbers, as caches start with; then the graph makes it itself. Numbers may have come by NumPy."""
+    found = getattr(node.graph.owning_module, str(node.target))
+    if not isinstance(found, Tensor) or found.numel():
+        return False
+    with node.graph.inserting_before(node):
+        made = node.graph.call_function(torch.ops.aten.zeros.default, (list(found.shape),), {"dtype": found.dtype})
+    _replace(node, made, found)
+    return True
+
+
+def _select(node: Node) -> None:
+    """Take one of several views by itself, where it is one: then no operation is left that gives several."""
+    source, index = node.args
+    assert isinstance(source, Node)
+    assert isinstance(index, int)
+    name, (x, *rest) = name_of(source), source.args
+    with node.graph.inserting_before(node):
+        if name == "unbind":
+            made = node.graph.call_function(torch.ops.aten.select.int, (x, rest[0] if rest else 0, index))
+        elif name in ("split", "split_with_sizes"):
+            dim = rest[1] if len(rest) > 1 else 0
+            sizes = [value.shape[dim] for value in source.meta["val"]]
+            ends = (sum(sizes[:index]), sum(sizes[: index + 1]))
+            made = node.graph.call_function(torch.ops.aten.slice.Tensor, (x, dim, *ends))
+        else:
+            return
+    _replace(node, made, node.meta["val"])
+
+
+def _replace(node: Node, made: Node, value: Tensor) -> None:
+    """Put another node, with this value, into the place of one."""
+    made.meta = {**node.meta, "val": value}
+    node.replace_all_uses_with(made)
+    node.graph.erase_node(node)
 
 
 def _merged(one: Any, two: Any, count: int, partner: Mapping[Node, Node]) -> Any:
@@ -114,6 +173,15 @@ def filled(arg: Any, get: Callable[[Node], Any], count: int) -> Any:
     if isinstance(arg, Multiple):
         return arg.times * count
     return [filled(item, get, count) for item in arg] if isinstance(arg, list) else arg
+
+
+def draws(node: Node) -> bool:
+    """Whether an operation draws random numbers; attention does where some of its weights are dropped alone."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    places = [argument.name for argument in node.target._schema.arguments]  # pyright: ignore
+    given = {**dict(zip(places, node.args)), **node.kwargs}
+    return "dropout_p" not in places or bool(given.get("dropout_p"))
 
 
 def _squeezes(node: Node) -> bool:
