@@ -44,6 +44,17 @@ def test_each_question_has_its_own_answer_and_clear_ones_need_few_examples(exact
         assert max(used) == used[2] or max(used) == used[3]
 
 
+def test_what_some_pairs_leave_open_is_guessed_by_their_mean():
+    network, data = threshold(0.0)
+    shares = [0.0, 0.0995, 0.1005, 0.9]
+    found = decide(Engine(network), [[at(share)] for share in shares], data, 0.1, most=600)
+    assert [decision.outcomes for decision in found][1:3] == [600, 600]
+    assert not any(decision.certain for decision in found[1:3])
+    assert [decision.holds for decision in found] == [decision.mean <= 0.1 for decision in found]
+    whole = decide(Engine(network), [[at(share)] for share in shares], data, 0.1, most=len(data))
+    assert [decision.holds for decision in whole] == [True, True, False, False]
+
+
 def test_the_draws_of_a_question_are_averaged():
     network, data = threshold(0.0, 500)
     low, high = [at(0.0)] * 4 + [at(0.4)], [at(0.0)] * 4 + [at(0.6)]  # 8% and 12% in the mean

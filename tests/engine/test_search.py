@@ -11,8 +11,8 @@ from tests.engine.test_questions import at, threshold
 from torch import nn
 
 from shaketable.data import Data
-from shaketable.engine import Combination, Engine, Found, critical_magnitude, minimum_ratio, run
-from shaketable.engine.search import ROUNDS, Point, Search
+from shaketable.engine import Combination, Engine, Found, critical_magnitude, guesses, minimum_ratio, run
+from shaketable.engine.search import GUESSED, ROUNDS, Point, Search
 from shaketable.errors import InputError
 from shaketable.evaluate import evaluate
 from shaketable.params import state
@@ -72,6 +72,33 @@ def test_the_minimum_ratio_is_that_of_the_whole_grid(limits):
     assert found.value == min(feasible)[0]
     assert (found.value, *found.point) in feasible
     assert found.monotone
+
+
+@settings(max_examples=300)
+@given(
+    limits=some.lists(some.integers(0, 20), min_size=21, max_size=21),
+    start=some.tuples(some.integers(1, 20), some.sampled_from(GRID)),
+)
+def test_the_minimum_ratio_from_any_start_is_that_of_the_whole_grid(limits, start):
+    alphas = [step / 20 for step in range(21)]
+    reach = dict(zip(alphas, (GRID[limit - 1] if limit else 0.0 for limit in limits), strict=True))
+    start = (start[0] / 20, start[1])
+    found, whole = (
+        answered(minimum_ratio(alphas, GRID, start=one), lambda alpha, sigma: sigma <= reach[alpha])
+        for one in (start, None)
+    )
+    assert (found.value, found.monotone) == (whole.value, True)
+    assert start in dict(found.tested) or found.value == 0
+
+
+def test_a_search_from_the_minimum_needs_one_test_an_alpha_and_those_behind_it():
+    alphas = [step / 20 for step in range(21)]
+    best = (1.0, 0.7)
+    found = answered(minimum_ratio(alphas, GRID, start=best), lambda alpha, sigma: sigma <= alpha - 0.3)
+    assert found.point == best
+    assert len(found.tested) <= len(alphas) + 4
+    with pytest.raises(InputError, match="start=\\(1.0, 0.123\\)"):
+        next(minimum_ratio(alphas, GRID, start=(1.0, 0.123)))
 
 
 def test_a_search_needs_few_of_the_points_of_the_grid():
@@ -144,6 +171,29 @@ def test_searches_of_all_layers_together_find_what_the_whole_grid_says(exact):
         assert len(found[layer].decisions) == len(found[layer].tested)
         if not exact:
             assert found[layer].outcomes < len(found[layer].tested) * len(data) * draws
+
+
+def test_guesses_look_at_few_pairs_and_are_near_to_what_is_found():
+    network, data = threshold(0.0, 20_000)
+    grid = [step / 100 for step in range(1, 101)]
+    asked = []
+
+    def searches(**start):
+        return {"only": (critical_magnitude(grid, **start), lambda point: [at(point[0])])}
+
+    def remember(number, ask):
+        asked.append(ask())
+        return asked[-1]
+
+    guess = guesses(Engine(network), searches(beyond=0), data, 0.5, remember=remember)["only"]
+    assert guess is not None
+    (start,) = guess
+    assert start == pytest.approx(0.5, abs=0.07)  # three standard errors
+    assert max(answer.outcomes for (answer,) in asked) <= GUESSED
+    found, whole = (run(Engine(network), searches(**how), data, 0.5)["only"] for how in ({"start": start}, {}))
+    assert found.value == whole.value == 0.5
+    nowhere = {"only": (critical_magnitude(grid), lambda point: [at(0.5 + point[0] / 2)])}
+    assert guesses(Engine(network), nowhere, data, 0.1) == {"only": None}
 
 
 def test_a_condition_that_holds_nowhere_finds_nothing():

@@ -80,8 +80,12 @@ def test_the_standard_error_is_that_of_repeated_searches():
     assert 0.4 < typical / spread < 2.5
 
 
-def test_the_search_finds_the_optimum_of_the_whole_grid_by_the_plain_loop():
+@pytest.mark.parametrize("guessed", [False, True])
+def test_the_search_finds_the_optimum_of_the_whole_grid_by_the_plain_loop(guessed, monkeypatch):
     study = trained()
+    if guessed:  # few pairs would be searched without
+        monkeypatch.setattr("shaketable.probes.searches.MANY", 0)
+        monkeypatch.setattr("shaketable.engine.search.GUESSED", 50)
     alphas, sigmas = [step / 8 for step in range(9)], [0.03 * 1.4**step for step in range(10)]
     draws, epsilon = 5, 0.12
     found = criticality(study, epsilon=epsilon, alphas=alphas, sigmas=sigmas, draws=draws, exact=True, seed=3).table

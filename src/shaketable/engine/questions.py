@@ -67,6 +67,7 @@ def decide(
     exact: bool = False,
     seed: int = 0,
     rounds: int = 1,
+    most: int | None = None,
 ) -> list[Decision]:
     r"""Whether the mean over all examples, and all draws of a variant, is at most a bound; for each question.
 
@@ -86,6 +87,7 @@ def decide(
         exact: only certain answers.
         seed: of the order.
         rounds: how many times as many questions will follow: levels that cost seconds to set up are tried where that pays.
+        most: so many pairs are looked at, at most; what they leave open is guessed: whether their own mean is at most the bound.
 
     Returns: a :class:`Decision` each.
 
@@ -114,8 +116,9 @@ def decide(
     share = failure / len(questions)
     count = len(questions[0])
     asked = [_Question(counted * count, bound, quantity, share, exact or tokens) for _ in questions]
-    live = list(range(len(questions)))
-    for pairs in looks(len(data), count, seed):
+    live, looked = list(range(len(questions))), 0
+    for look in looks(len(data), count, seed):
+        pairs = look if most is None else look[: most - looked]
         part = Pairs(pairs, count)
         present = part.present
         variants = [questions[q][draw] for q in live for draw in present]
@@ -134,7 +137,8 @@ def decide(
             asked[q].used.append(part.examples)
             asked[q].draws.update(present)
         live = [q for q in live if not asked[q].settle()]
-        if not live:
+        looked += len(pairs)
+        if not live or (most is not None and looked == most):
             break
     return [question.decision() for question in asked]
 
@@ -294,8 +298,8 @@ class _Question:
         return self.holds is not None
 
     def decision(self) -> Decision:
-        """The answer."""
-        assert self.holds is not None
+        """The answer, a guess where it is open."""
         examples = len(torch.cat(self.used).unique())
         mean = self.sum / self.seen if self.seen else math.nan
-        return Decision(self.holds, self.certain, examples, len(self.draws), self.seen, mean)
+        holds = mean <= self.bound if self.holds is None else self.holds
+        return Decision(holds, self.certain, examples, len(self.draws), self.seen, mean)

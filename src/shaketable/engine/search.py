@@ -18,9 +18,14 @@ Point = tuple[float, ...]
 Search = Generator[Point, bool, "Found"]
 """Yields a point to test, is sent whether the condition holds there, and returns what it found."""
 Key = TypeVar("Key", bound=Hashable)
+Searched = Mapping[Key, tuple[Search, Callable[[Point], Sequence[Variant]]]]
+"""By name, the search and what makes the variants (one a draw) of a point."""
 Answers = Callable[[], list[Decision]]
+Remember = Callable[[int, Answers], list[Decision]]
 ROUNDS = 16
 """Questions that a search goes on to ask, at least as many as are worth the setting up of a level."""
+GUESSED = 500
+"""Pairs of an example and a draw from which the answer to a question is guessed."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,9 @@ def critical_magnitude(
     return Found(point, None if point is None else point[0], tuple(tested.items()), monotone)
 
 
-def minimum_ratio(alphas: Sequence[float], sigmas: Sequence[float], beyond: int = 2) -> Search:
+def minimum_ratio(
+    alphas: Sequence[float], sigmas: Sequence[float], beyond: int = 2, start: Point | None = None
+) -> Search:
     r"""The smallest ratio :math:`\alpha / \sigma` at which a condition holds, over a grid.
 
     One test an :math:`\alpha` tells whether it can beat the best so far: at the smallest :math:`\sigma` that would. Only
@@ -90,6 +97,7 @@ def minimum_ratio(alphas: Sequence[float], sigmas: Sequence[float], beyond: int 
         alphas: the grid, ascending, from 0 or more.
         sigmas: the grid, ascending, above 0.
         beyond: how many larger sigmas are tested behind the largest found.
+        start: one of the points, a guess: see :func:`minimum_value`.
 
     Returns: a :data:`Search`; points are (alpha, sigma). At alpha = 0 the ratio is 0, and the smallest sigma decides.
 
@@ -105,7 +113,7 @@ def minimum_ratio(alphas: Sequence[float], sigmas: Sequence[float], beyond: int 
     if alphas[0] < 0 or sigmas[0] <= 0:
         raise InputError("alphas must be at least 0 and sigmas above 0.")
     ways = [[(alpha, sigma) for sigma in (sigmas if alpha else sigmas[:1])] for alpha in alphas]
-    return minimum_value(ways, lambda point: point[0] / point[1], beyond)
+    return minimum_value(ways, lambda point: point[0] / point[1], beyond, start=start)
 
 
 def minimum_value(
@@ -113,6 +121,7 @@ def minimum_value(
     value: Callable[[Point], float],
     beyond: int = 2,
     below: float = math.inf,
+    start: Point | None = None,
 ) -> Search:
     """The smallest value of a point at which a condition holds, over several ways on which the value falls.
 
@@ -121,23 +130,32 @@ def minimum_value(
     ones are tested to notice where it does not.
 
     Args:
-        ways: points in order, from where the condition is likely to hold to where it is not.
+        ways: points in order, at least one each, from where the condition is likely to hold to where it is not.
         value: of a point, at least 0; it falls along each way.
         beyond: how many points are tested behind the last one found.
         below: only values smaller than this are sought.
+        start: one of the points, a guess: its way is searched from there, and then the others, the nearer ones first.
 
-    Returns: a :data:`Search`. It ends early at a value of 0.
+    Returns: a :data:`Search`. A way that ends in a value of 0 comes first, and if the condition holds there that is all.
 
-    Cost: about one test a way, and a bisection for the few that can win.
+    Raises:
+        InputError: ``start`` is none of the points.
+
+    Cost: about one test a way, and a bisection for the few that can win; with a good guess, one test a way.
     """
+    begin = 0 if start is None else next((number for number, way in enumerate(ways) if start in way), None)
+    if begin is None:
+        raise InputError(f"start={start}: give one of the points, where the search may begin.")
     tested: dict[Point, bool] = {}
     best: Point | None = None
     lowest = below
-    for way in ways:
+    order = sorted(range(len(ways)), key=lambda number: (value(ways[number][-1]) > 0, abs(number - begin)))
+    for way in (ways[number] for number in order):
         winning = [point for point in way if value(point) < lowest]
         if not winning:
             continue
-        found = yield from _last_that_holds(winning, tested, beyond, first=True)
+        guess = winning.index(start) if start in winning else None
+        found = yield from _last_that_holds(winning, tested, beyond, first=guess is None, start=guess)
         if found is not None:
             best = winning[found]
             lowest = value(best)
@@ -200,7 +218,7 @@ def _last_that_holds(
 
 def run(
     engine: Engine,
-    searches: Mapping[Key, tuple[Search, Callable[[Point], Sequence[Variant]]]],
+    searches: Searched[Key],
     data: Data,
     bound: float,
     *,
@@ -209,7 +227,7 @@ def run(
     exact: bool = False,
     seed: int = 0,
     advance: Callable[[int], object] = lambda searches: None,
-    remember: Callable[[int, Answers], list[Decision]] = lambda number, ask: ask(),
+    remember: Remember = lambda number, ask: ask(),
 ) -> dict[Key, Found]:
     """Run searches together: each round asks one question of each, and every batch is prefixed once for all of them.
 
@@ -229,6 +247,66 @@ def run(
 
     Returns: what each search found.
     """
+
+    def answered(number: int, questions: Sequence[Sequence[Variant]]) -> list[Decision]:
+        return decide(
+            engine,
+            questions,
+            data,
+            bound,
+            quantity=quantity,
+            failure=share(failure, number),
+            exact=exact,
+            seed=seed_from(seed, "round", number),
+            rounds=ROUNDS,
+        )
+
+    return _rounds(searches, answered, remember, advance)
+
+
+def guesses(
+    engine: Engine,
+    searches: Searched[Key],
+    data: Data,
+    bound: float,
+    *,
+    quantity: Quantity = "error",
+    seed: int = 0,
+    remember: Remember = lambda number, ask: ask(),
+) -> dict[Key, Point | None]:
+    """Where searches would end if some pairs of an example and a draw were all: where others may start.
+
+    Nothing is claimed of these points. Every question sees the same pairs, at most ``GUESSED`` of them.
+
+    Args:
+        engine, searches, data, bound, quantity, seed, remember: as for :func:`run`.
+
+    Returns: the point of each, None where the condition held nowhere.
+    """
+
+    def answered(number: int, questions: Sequence[Sequence[Variant]]) -> list[Decision]:
+        return decide(
+            engine,
+            questions,
+            data,
+            bound,
+            quantity=quantity,
+            failure=0.5,
+            seed=seed_from(seed, "guess"),
+            rounds=ROUNDS,
+            most=GUESSED,
+        )
+
+    return {name: found.point for name, found in _rounds(searches, answered, remember).items()}
+
+
+def _rounds(
+    searches: Searched[Key],
+    answered: Callable[[int, Sequence[Sequence[Variant]]], list[Decision]],
+    remember: Remember,
+    advance: Callable[[int], object] = lambda searches: None,
+) -> dict[Key, Found]:
+    """What searches find, each of which asks one question in a round; ``answered`` is given the round's number and all of them."""
     waiting: dict[Key, Point] = {}
     found: dict[Key, Found] = {}
     decisions: dict[Key, list[Decision]] = {name: [] for name in searches}
@@ -251,17 +329,7 @@ def run(
         names = list(waiting)
 
         def ask(number: int = number, names: Sequence[Key] = names) -> list[Decision]:
-            return decide(
-                engine,
-                [searches[name][1](waiting[name]) for name in names],
-                data,
-                bound,
-                quantity=quantity,
-                failure=share(failure, number),
-                exact=exact,
-                seed=seed_from(seed, "round", number),
-                rounds=ROUNDS,
-            )
+            return answered(number, [searches[name][1](waiting[name]) for name in names])
 
         answers = remember(number, ask)
         before = len(found)

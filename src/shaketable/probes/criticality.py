@@ -16,7 +16,7 @@ from shaketable.errors import InputError, RunError
 from shaketable.params import Grouping
 from shaketable.probes.cells import Cell, Cells
 from shaketable.probes.moves import Parameters
-from shaketable.probes.searches import Line, Searches, kept_answers, lines_of
+from shaketable.probes.searches import Line, Searches, lines_of
 from shaketable.probes.stored import Result, check_whole, facts_of, identity_of, stored, time_taken
 from shaketable.study import Study
 
@@ -66,9 +66,10 @@ class Criticality(Result):
             ``sigma``; ``distance`` is the Frobenius norm of final - init; ``bound`` what the error may be; ``error`` is the
             mean over draws there, on at most 512 examples, with its standard error over draws. ``pac_bayes`` is the same at
             alpha = 1. ``draws`` of the noise; ``examples``: the most that an answer used; ``tests``: how many points were
-            tested; ``outcomes``: pairs of an example and a draw that were evaluated. ``monotone`` is False where the error
-            fell again behind a point at which it was too large. ``status`` is ``"ok"``, ``"infeasible"`` (the bound is
-            exceeded at every alpha, even with the smallest sigma) or ``"unavailable"``, with a ``reason``.
+            tested; ``outcomes``: pairs of an example and a draw that were evaluated for them, without those of guesses.
+            ``monotone`` is False where the error fell again behind a point at which it was too large. ``status`` is
+            ``"ok"``, ``"infeasible"`` (the bound is exceeded at every alpha, even with the smallest sigma) or
+            ``"unavailable"``, with a ``reason``.
         provenance: what, with which arguments, versions, seeds and hashes.
     """
 
@@ -170,8 +171,9 @@ def criticality(
 
     Warns: a layer whose init equals its final weights has criticality 0.
 
-    Cost: one pass over the data for the clean error; then for each layer about one test an alpha and eight for the best one,
-        each some hundred to some thousand pairs of an example and a draw. ``draws`` copies of the weights in memory.
+    Cost: one pass over the data for the clean error; for each layer a search by guesses, each from at most 500 pairs of an
+        example and a draw, which says where to start; then about one test an alpha, of some hundred pairs, and near the bound
+        of some ten thousand. ``draws`` copies of the weights in memory.
 
     Deviates: the grids are ours (the paper prints none). sigma = 0 is excluded, where the value is infinite. Biases and
         normalisations are not perturbed by default (the paper speaks of weight matrices). The standard error is ours: the
@@ -244,11 +246,12 @@ def _rows(
     """The rows of one bound."""
     moved = {line.layer.name: line for line in lines if line.move.distance}
 
-    valley, final = searches.found(list(moved.values()), kept_answers(cells, f"epsilon {epsilon}"))
+    about = f"epsilon {epsilon} from a guess"
+    valley, final = searches.found(list(moved.values()), cells, about)
     spread = {}
     for kind, found in (("valley", valley), ("final", final)):
         points = {name: (one.point[0], one.point[1]) for name, one in found.items() if one.point is not None}
-        key = f"epsilon {epsilon} spread {kind}"
+        key = f"{about} spread {kind}"
         spread[kind] = cells.get(key, lambda points=points: {"spread": searches.spread(points, moved)})["spread"]
     rows = []
     for line in lines:

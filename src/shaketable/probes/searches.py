@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 
 from shaketable.data import Data
-from shaketable.engine import Decision, Engine, Found, Variant, minimum_ratio, run
-from shaketable.engine.search import Answers
+from shaketable.engine import Decision, Engine, Found, Variant, guesses, minimum_ratio, run
+from shaketable.engine.search import GUESSED, Answers, Point, Remember, Searched
 from shaketable.evaluate import Sums
 from shaketable.identity import generator_from
 from shaketable.params import COMPUTED, Grouping, Layer, Params, computes_weight
@@ -18,7 +18,9 @@ from shaketable.probes.moves import Move, Parameters, move_of, moved_layers, stu
 from shaketable.progress import progress
 from shaketable.study import Study
 
-Remember = Callable[[int, Answers], list[Decision]]
+Starts = Mapping[tuple[str, str], Point | None]
+MANY = 10
+"""How many times the pairs of an example and a draw that guesses take there must be for these to pay."""
 PROBED = 512
 """Examples on which the spread over draws is measured for the standard error."""
 WIDE = 1.25
@@ -87,26 +89,37 @@ class Searches:
     exact: bool
     seed: int
 
-    def found(self, moved: Sequence[Line], remember: Remember) -> tuple[dict[str, Found], dict[str, Found]]:
-        """What the searches of each layer found, by its name: over all alphas, and at alpha = 1."""
-        searches = {}
-        for line in moved:
-            variants = _at(line)
-            searches["valley", line.layer.name] = (minimum_ratio(self.alphas, self.sigmas), variants)
-            if self.pac_bayes:
-                searches["final", line.layer.name] = (minimum_ratio([1.0], self.sigmas), variants)
-        with progress(f"criticality at {self.bound:.3g}", len(searches)) as advance:
+    def found(self, moved: Sequence[Line], cells: Cells, key: str) -> tuple[dict[str, Found], dict[str, Found]]:
+        """What the searches of each layer found, by its name: over all alphas, and at alpha = 1; answers are kept in ``cells``.
+
+        Each starts where a search by guesses ends, or in the middle where these would take much of all pairs of an example and a
+        draw.
+        """
+        alphas = {"valley": self.alphas} | ({"final": (1.0,)} if self.pac_bayes else {})
+        lines = {(kind, line.layer.name): line for line in moved for kind in alphas}
+
+        def searches(beyond: int, starts: Starts) -> Searched[tuple[str, str]]:
+            return {
+                of: (minimum_ratio(alphas[of[0]], self.sigmas, beyond, starts.get(of)), _at(line))
+                for of, line in lines.items()
+            }
+
+        starts = {of: _middle(alphas[of[0]], self.sigmas) for of in lines}
+        about = {"quantity": self.quantity, "seed": self.seed}
+        if len(self.data) * max((len(line.noise) for line in moved), default=0) >= MANY * GUESSED:
+            kept = kept_answers(cells, f"{key} guess")
+            starts = guesses(self.engine, searches(0, starts), self.data, self.bound, **about, remember=kept)
+        with progress(f"criticality at {self.bound:.3g}", len(lines)) as advance:
             found = run(
                 self.engine,
-                searches,
+                searches(2, starts),
                 self.data,
                 self.bound,
-                quantity=self.quantity,
+                **about,
                 failure=self.failure,
                 exact=self.exact,
-                seed=self.seed,
                 advance=advance,
-                remember=remember,
+                remember=kept_answers(cells, key),
             )
 
         def of(kind: str) -> dict[str, Found]:
@@ -146,3 +159,9 @@ class Searches:
 def _at(line: Line) -> Callable[[tuple[float, ...]], list[Variant]]:
     """The variants of a layer at a point (alpha, sigma)."""
     return lambda point: line.variants(point[0], point[1])
+
+
+def _middle(alphas: Sequence[float], sigmas: Sequence[float]) -> Point:
+    """A point in the middle of the grid."""
+    alpha = alphas[len(alphas) // 2]
+    return alpha, sigmas[len(sigmas) // 2 if alpha else 0]
