@@ -309,8 +309,11 @@ def test_network_criticality_is_the_sum_and_falls_with_epsilon():
     assert summary["network_criticality"].to_list() == sorted(summary["network_criticality"], reverse=True)
 
 
-def test_an_interrupted_search_goes_on_where_it_stopped(tmp_path, monkeypatch):
+@pytest.mark.parametrize("guessed", [False, True])
+def test_an_interrupted_search_goes_on_where_it_stopped(guessed, tmp_path, monkeypatch):
     study = trained()
+    if guessed:
+        monkeypatch.setattr("shaketable.probes.searches.MANY", 0)
     expected = criticality(study, draws=3).table
     asked = []
     original = questions.decide
