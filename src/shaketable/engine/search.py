@@ -25,7 +25,7 @@ Remember = Callable[[int, Answers], list[Decision]]
 ROUNDS = 16
 """Questions that a search goes on to ask, at least as many as are worth the setting up of a level."""
 GUESSED = 500
-"""Pairs of an example and a draw from which the answer to a question is guessed."""
+"""Pairs of an example and a draw, at most, from which the answer to a question is guessed."""
 
 
 @dataclass(frozen=True)
@@ -282,6 +282,8 @@ def guesses(
         engine, searches, data, bound, quantity, seed, remember: as for :func:`run`.
 
     Returns: the point of each, None where the condition held nowhere.
+
+    Cost: at most ``GUESSED`` pairs a question, fewer of those that are far from the bound.
     """
 
     def answered(number: int, questions: Sequence[Sequence[Variant]]) -> list[Decision]:
