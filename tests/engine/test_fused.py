@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from shaketable.data import Data
 from shaketable.engine import Engine
+from shaketable.engine.batch import Batch
 from shaketable.engine.fused import Fused
 from shaketable.engine.kernels import KERNELS, Dense, Geometry, OneDNN, Patches, Plain, Winograd
+from shaketable.engine.levels import Levels
 from shaketable.engine.replica import Unsuitable
 from shaketable.forward import forward, map_inputs
 from shaketable.networks import build
@@ -586,3 +588,51 @@ def test_near_ties_are_run_again_on_the_right_examples_where_the_batch_is_not_th
     found = [sums.errors for sums in engine.sums(variants, data, losses=False, planned=10**8)]
     assert "bfloat16" in engine.choice
     assert found == expected
+
+
+def test_logits_may_stand_where_those_of_the_last_variant_stood() -> None:
+    network, other = (build("decoder-2x16", (6,), 12, seed=seed).eval() for seed in range(2))
+    inputs, changed = torch.arange(18).view(3, 6) % 12, state(other)
+    with torch.no_grad():
+        fused = Fused(network, state(network), inputs)
+        recorded = fused.base(inputs).clone()
+        places = set()
+        for layer in layers(network):
+            changes = {name: changed[name] for name in layer.params}
+            found = fused.logits(changes, overwrite=True)
+            assert torch.equal(found, forward(network, inputs, {**state(network), **changes}))
+            places.add(found.data_ptr())
+        assert len(places) == 1
+        assert torch.equal(fused.logits({}), recorded)
+        kept = fused.logits(changes)
+        assert kept.data_ptr() not in places, "only where that is asked for"
+
+
+def test_a_graph_of_the_networks_own_operations_leaves_nothing_near_a_tie_to_the_loop(monkeypatch) -> None:
+    network, changed = build("decoder-2x16", (6,), 12, seed=0), state(build("decoder-2x16", (6,), 12, seed=1))
+    with torch.no_grad():
+        network.prediction.weight[1::2] = network.prediction.weight[::2]  # so that every label ties with another one
+    tokens = torch.randint(12, (40, 7), generator=torch.Generator().manual_seed(0))
+    data = Data(tokens[:, :-1], tokens[:, 1:], 12)
+    variants = [{}, *({name: changed[name] for name in layer.params} for layer in layers(network)[:-1])]
+    expected = Engine(network, level="loop", batch_size=20).sums(variants, data)
+    engine = Engine(network, level="fused", batch_size=20, workers=1)
+    again = []
+    monkeypatch.setattr(Batch, "_whole", lambda self, *args: again.append(args))
+    assert engine.sums(variants, data) == expected
+    assert "bit-identical" in engine.choice.rpartition("fused")[2]
+    assert not again
+
+
+def test_what_is_near_a_tie_and_runs_again_counts_in_the_choice_of_the_graph(monkeypatch) -> None:
+    network = settled(build("resnet18-bn", (3, 16, 16), 10, width=0.125))
+    with torch.no_grad():
+        network.final_linear.weight[1::2] = network.final_linear.weight[::2]
+        network.final_linear.bias[1::2] = network.final_linear.bias[::2]
+    data, other = Data(images(40, size=16), torch.zeros(40, dtype=torch.long), 10), zoo.another(network)
+    variants = [{name: other[name] for name in layer.params} for layer in layers(network, "block", data.inputs)[1:4]]
+    engine = Engine(network, batch_size=20, workers=1)
+    monkeypatch.setattr(Levels, "_again", lambda *args: 100.0)
+    engine.sums(variants, data, planned=10**8)
+    assert "fused" not in engine.choice
+    assert engine._levels.workers[0].fused is not None, "it was tried"

@@ -133,10 +133,13 @@ class Batch:
             return self._attempt("half", lambda: made(worker.half).logits(some[0]).unsqueeze(0))
         level = worker.fused if route == "fused" else worker.low
         terms = some[0].terms if isinstance(some[0], Combination) and some[0].is_steady else ()
-        return self._attempt(route, lambda: made(level).logits(tensors_of_variant(some[0]), terms).unsqueeze(0))
+        over = route == "fused"  # logits are yielded one by one
+        return self._attempt(route, lambda: made(level).logits(tensors_of_variant(some[0]), terms, over).unsqueeze(0))
 
     def _settled(self, logits: Tensor, variant: Variant, rows: Tensor | None = None) -> Tensor:
         """Logits of ``rows`` (or all) that are off by rounding, those of examples near a tie replaced by the loop's."""
+        if rows is None and not isinstance(variant, Combination) and frozenset(variant) in self._levels.bitwise:
+            return logits
         near = near_ties(logits, ROUNDING).nonzero().flatten()
         if not len(near):
             return logits

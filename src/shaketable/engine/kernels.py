@@ -273,14 +273,17 @@ def _seconds(function: Callable[[], object], best: float) -> float:
     return min(taken)
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | None, relu: bool) -> Tensor:
-    """Inputs [N, in] times weights [out, in], plus ``bias`` [out] and ``other`` [N, out], and ReLU of it: a new tensor [N, out]."""
+def product(
+    x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | None, relu: bool, out: Tensor | None = None
+) -> Tensor:
+    """Inputs [N, in] times weights [out, in], plus ``bias`` [out] and ``other`` [N, out], and ReLU of it: a new tensor [N, out],
+    or ``out`` in float32."""
     if _in_bfloat16(weight) and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         if other is None:
             return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], "")
         y = torch.ops.mkldnn._linear_pointwise.binary(x, other, weight, bias, "add")
         return y.relu_() if relu else y
-    y = x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
+    y = torch.mm(x, weight.t(), out=out) if bias is None else torch.addmm(bias, x, weight.t(), out=out)
     return finish(y, None, other, relu)
 
 

@@ -30,8 +30,9 @@ Names = frozenset[str]
 BASE: Names = frozenset()
 FOLDED, SHORT = 4, 3e-3
 """Variants of a layer from which vmap is tried, and on a CPU the seconds of one below which it is."""
-PACKED = 5
-"""How many times the weights a graph may hold, folded and packed for its kernels (four times for Winograd's)."""
+PACKED, FOLDS = 5, 2
+"""How many times the weights of convolutions a graph may hold, folded and packed for its kernels (four times for Winograd's),
+and of all else, folded and in bfloat16."""
 TRACING, SAVED = 8.0, 0.33
 """Seconds for tracing a graph and timing its kernels, and the share of the time without it that it may save."""
 TRIAL, SAMPLE = 3.0, 32
@@ -74,12 +75,15 @@ class Levels:
             Names, tuple[str, float]
         ] = {}  # decisions in bfloat16: by what, and the bound on a margin's error
         self._bytes = sum(tensor.numel() * tensor.element_size() for tensor in params.values())
+        copies = {name: PACKED if tensor.dim() == 4 else FOLDS for name, tensor in params.items()}
+        self._packed = sum(copies[name] * tensor.numel() * tensor.element_size() for name, tensor in params.items())
         self.per_example = 1  # bytes that a recorded pass holds
         self.choice = ""
         self._seconds: dict[Names, float] = {}  # what replay takes for an example of a variant
         self._rough: dict[Names, float] = {}  # the same in bfloat16
         self._passes: dict[str, float] = {}  # what a pass takes for an example: in float32, and recorded in bfloat16
         self.rough: set[Names] = set()  # of these the graph runs all of the network fast in bfloat16
+        self.bitwise: set[Names] = set()  # of these the graph gives the loop's logits, bit for bit
         self._rounded: set[Names] = set()  # tried
         self._folded: set[Names] = set()  # tried
         self._known: set[tuple[str, Names]] = set()  # levels that were tried
@@ -281,7 +285,7 @@ class Levels:
 
     def _traces(self, whole: float, trial: float) -> bool:
         """Whether a graph may pay for itself, and its packed weights fit: ``whole`` and ``trial`` are seconds without it."""
-        fits = PACKED * self._bytes * len(self.workers) <= self.memory / 4
+        fits = self._packed * len(self.workers) <= self.memory / 4
         return self.asked == "fused" or (fits and TRACING + 2.5 * trial <= SAVED * whole)
 
     def _fuse(
@@ -304,11 +308,21 @@ class Levels:
             self.choice += f"; no fused graph: {reason}"
             return
         right = [names for names in picks if close(truth[BASE], found[BASE]) and close(truth[names], found[names])]
+        bitwise = {names for names in (BASE, *right) if same(truth[names], found[names])}
+        if BASE not in bitwise or not made(self.workers[0].fused).plain:
+            bitwise = set()
+        for names in right:
+            if names not in bitwise:
+                seconds, near = clocked(lambda names=names: near_ties(found[names], ROUNDING), self.device)
+                fast[names] += seconds + self._again("fused", names, picks[names], inputs, near)
         gain = sum(counts[names] * (slow[names] - fast[names]) for names in right)
-        if right and (gain > 0 or self.asked == "fused"):
+        own = bitwise.issuperset(right)  # the same operations as replay's, and logits in memory that is used again
+        if right and (gain > 0 or own or self.asked == "fused"):
             self.routes.update(dict.fromkeys(right, "fused"))
+            self.bitwise |= bitwise
             times = sum(slow[names] for names in right) / max(1e-9, sum(fast[names] for names in right))
-            self.choice += f"; fused for {len(right)} of them, {times:.1f} times as fast as replay, equal to rounding"
+            equal = "bit-identical" if own else "equal to rounding"
+            self.choice += f"; fused for {len(right)} of them, {times:.1f} times as fast as replay, {equal}"
             slow.update((names, fast[names]) for names in right)
 
     def _halve(
@@ -372,8 +386,9 @@ class Levels:
             if kind == "half":
                 self._passes[kind] = clocked(lambda: made[0].base(inputs), self.device)[0] / count_of(inputs)
             for names, variant in picks.items():
-                found[names] = made[0].logits(variant)  # a graph chooses its kernels the first time
-                seconds[names], _ = clocked(lambda variant=variant: made[0].logits(variant), self.device)
+                if not made[0].plain:
+                    made[0].logits(variant)  # a graph chooses its kernels the first time
+                seconds[names], found[names] = clocked(lambda variant=variant: made[0].logits(variant), self.device)
             made[0].clear()
         except Exception as error:  # copying and tracing meet any code
             if is_out_of_memory(error):

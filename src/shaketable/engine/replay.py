@@ -447,6 +447,8 @@ class Half(Replay):
     """Replay in bfloat16, of params that are in it already: logits are rough. Nothing is traced: any Python code."""
 
     name = "half"
+    plain = False
+    """All that it runs is rounded."""
 
     def base(self, inputs: Inputs) -> Tensor:
         """Logits of the base network in float32, computed in bfloat16; see :class:`Replay`."""

@@ -55,7 +55,8 @@ class Program:
     ``steps`` are in order; ``inputs`` and ``output`` are nodes of the graph; ``source`` are the nodes of the base's tensors by
     name, ``reads`` those of all functions of them, none of what the network makes from nothing; ``kept`` are the values that
     some variant needs of the base; ``last`` the values that are not needed behind a step. ``picks``: some rows of what is kept
-    are those of some examples.
+    are those of some examples. ``plain``: each operation is the network's own, nothing is folded. ``head`` is the product whose
+    value are the logits, as it is or seen in another shape; None where there is no such one.
 
     Raises:
         Unsuitable: the graph depends on values, or has operations that are not known here.
@@ -94,6 +95,8 @@ class Program:
             self.last[step].append(node)
         own = {step.result for step in self.steps if step.names}
         self.picks = self.kept | own <= by_example
+        self.plain = all(step.kind in ("linear", "call") and not step.affine for step in self.steps)
+        self.head = self._head()
         self._plans: dict[frozenset[str], list[tuple[Step, list[Node]]]] = {}
 
     def _add(self, node: Node) -> None:
@@ -184,6 +187,12 @@ class Program:
             and all(size == 1 for i, size in enumerate(shape) if i != 1)
             and (shape[1] in (1, shape_of(x)[1]))
         )
+
+    def _head(self) -> Step | None:
+        step = self._made[self.output]
+        while name_of(step.node) in ("view", "_unsafe_view") and (x := step.node.args[0]) in self._made:
+            step = self._made[x]  # pyright: ignore[reportArgumentType]
+        return step if step.kind == "linear" else None
 
     def nodes_of(self, step: Step) -> Iterator[Node]:
         """Every node whose value a step takes, weights too."""
