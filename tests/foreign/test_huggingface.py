@@ -10,9 +10,12 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
+from shaketable.engine.fused import Fused
+from shaketable.engine.replica import Unsuitable
 from shaketable.errors import InputError
 from shaketable.evaluate import evaluate
 from shaketable.foreign import from_huggingface
+from shaketable.forward import forward
 from shaketable.params import layers, state
 from shaketable.perturb import fresh_params
 from shaketable.probes import joint_robustness, robustness
@@ -370,3 +373,46 @@ def test_a_name_without_the_library_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(InputError, match=r"pip install 'shaketable\[huggingface\]'"):
         Study.from_huggingface("gpt2")
+
+
+# Graphs
+
+
+GPT2 = {
+    "vocab_size": VOCABULARY,
+    "n_positions": 16,
+    "n_embd": 16,
+    "n_layer": 1,
+    "n_head": 2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+OPT = {"ffn_dim": 24, "word_embed_proj_dim": WIDTH, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+GRAPHS = {
+    "LlamaForCausalLM": {**SIZES, "num_key_value_heads": 2},
+    "Qwen2ForCausalLM": {**SIZES, "num_key_value_heads": 2},
+    "GPTNeoXForCausalLM": SIZES,
+    "OPTForCausalLM": {**SIZES, **OPT},
+    "GPT2LMHeadModel": GPT2,
+    "BertForSequenceClassification": SIZES,
+    "RobertaForSequenceClassification": SIZES,
+}
+
+
+@pytest.mark.parametrize("kind", GRAPHS)
+def test_a_transformer_without_a_padding_mask_has_a_graph_with_its_logits_bit_for_bit(kind):
+    network = model(kind, f"{kind.removesuffix('LMHeadModel').partition('For')[0]}Config", **GRAPHS[kind])
+    inputs, drawn = {"input_ids": ids(3, 5)}, torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        fused = Fused(network, state(network), inputs)
+        assert fused.plain
+        assert torch.equal(fused.base(inputs), forward(network, inputs))
+        for layer in layers(network, "module", inputs):
+            changes = {name: torch.randn(state(network)[name].shape, generator=drawn) for name in layer.params}
+            assert torch.equal(fused.logits(changes), forward(network, inputs, changes)), layer.name
+
+
+def test_a_transformer_whose_code_asks_whether_anything_is_padded_has_no_graph():
+    network, inputs = llama(), {"input_ids": ids(3, 5), "attention_mask": torch.ones(3, 5, dtype=torch.long)}
+    with pytest.raises(Unsuitable, match="traced"):
+        Fused(network, state(network), inputs)

@@ -95,7 +95,7 @@ class Program:
             self.last[step].append(node)
         own = {step.result for step in self.steps if step.names}
         self.picks = self.kept | own <= by_example
-        self.plain = all(step.kind in ("linear", "call") and not step.affine for step in self.steps)
+        self.plain = not any(step.kind == "conv" or (step.affine and not _is_one(step)) for step in self.steps)
         self.head = self._head()
         self._plans: dict[frozenset[str], list[tuple[Step, list[Node]]]] = {}
 
@@ -220,6 +220,11 @@ class Program:
         """Weight and bias of a convolution [out, in, ...] or linear layer [in, out]."""
         args = self.args[step.node][0]
         return args[1:3] if step.kind == "conv" else (args[-1], args[0] if len(args) == 3 else None)
+
+
+def _is_one(step: Step) -> bool:
+    """Whether a scale or a shift stands by itself: nothing is folded."""
+    return step.kind == "affine" and len(step.affine) == 1 and step.affine[0][0] != "bn"
 
 
 def _leaves(value: Any) -> Iterator[Node]:
