@@ -8,9 +8,11 @@ from tests.engine import zoo
 from torch import Tensor, nn
 
 from shaketable.data import Data
-from shaketable.engine import Combination, Engine, Variant, decide
+from shaketable.engine import Combination, Engine, Variant, decide, levels
 from shaketable.engine.fused import Fused
 from shaketable.engine.kernels import KERNELS, Geometry, product
+from shaketable.engine.steps import Program
+from shaketable.errors import InputError
 from shaketable.forward import forward
 from shaketable.params import state
 
@@ -18,21 +20,30 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 def decisions(engine: Engine, variants: Sequence[Variant], inputs: Tensor) -> list[list[int]]:
-    """The class of each example, -1 where its logits are not finite, for each variant."""
-    data = Data(inputs, torch.zeros(len(inputs), dtype=torch.int64), classes=2)
+    """The class of each example for each variant, -1 where its logits are not finite: each class is asked for in turn."""
+    columns = []
+    for label in range(5):
+        data = Data(inputs, torch.full((len(inputs),), label), classes=5)
 
-    def decided(logits: Tensor, labels: Tensor) -> Tensor:
-        return logits.argmax(-1).where(logits.isfinite().all(-1), -1)
+        def decided(logits: Tensor, labels: Tensor) -> Tensor:
+            return (logits.argmax(-1) == labels).long().where(logits.isfinite().all(-1), -1)
 
-    found = [part for _, part in engine.map(variants, data, decided, decisions=True, planned=10**8)]
-    return [torch.cat(column).tolist() for column in zip(*found, strict=True)]
+        found = [part for _, part in engine.map(variants, data, decided, decisions=True, planned=10**8)]
+        columns.append([torch.cat(column).tolist() for column in zip(*found, strict=True)])
+
+    def only_class(is_class: tuple[int, ...]) -> int:
+        return -1 if set(is_class) == {-1} else is_class.index(1) if sorted(is_class) == [0, 0, 0, 0, 1] else -2
+
+    return [[only_class(one) for one in zip(*column, strict=True)] for column in zip(*columns, strict=True)]
 
 
 def check(network: nn.Module, variants: Sequence[Variant], inputs: Tensor, precision: str, size: int = 64) -> Engine:
-    """The fused level decides as the loop does."""
+    """The fused level decides as the loop does, for this base and where it had another one before."""
     truth = decisions(Engine(network.eval(), level="loop", batch_size=size), variants, inputs)
     engine = Engine(network, level="fused", precision=precision, batch_size=size, workers=1)  # pyright: ignore
+    own, another = state(network), zoo.another(network)
     assert decisions(engine, variants, inputs) == truth
+    assert decisions(engine.rebased(another).rebased(own), variants, inputs) == truth
     assert ("in bfloat16" in engine.choice) == (precision == "bfloat16")
     return engine
 
@@ -233,18 +244,19 @@ def small_network() -> nn.Module:
 def test_variants_that_are_wanted_on_some_examples_are_decided_there_as_everywhere(level, precision, size):
     network, inputs = small_network(), torch.randn(50, 3, 8, 8)
     variants = [*drawn(network, 4, ["0."]), {}, *drawn(network, 3, ["3."]), *drawn(network, 3, ["6."])]
-    data = Data(inputs, torch.arange(50), classes=50)
+    labels = torch.randint(5, (50,))
+    data = Data(inputs, labels, classes=5)
     only = torch.rand(len(variants), 50) < 0.3
     only[2], only[6] = False, True
     order = torch.randperm(50)
     truth = decisions(Engine(network, level="loop"), variants, inputs)
     engine = Engine(network, level=level, precision=precision, batch_size=size, workers=1)  # pyright: ignore
-    expected = [[(int(i), row[i]) for i in order[wanted]] for row, wanted in zip(truth, only, strict=True)]
+    expected = [(torch.tensor(row) == labels)[order[wanted]].tolist() for row, wanted in zip(truth, only, strict=True)]
 
-    def decided(logits: Tensor, labels: Tensor) -> list[tuple[int, int]]:
-        return list(zip(labels.tolist(), logits.argmax(-1).tolist(), strict=True))
+    def decided(logits: Tensor, labels: Tensor) -> list[bool]:
+        return (logits.argmax(-1) == labels).tolist()
 
-    found: list[list[tuple[int, int]]] = [[] for _ in variants]
+    found: list[list[bool]] = [[] for _ in variants]
     for _, parts in engine.map(variants, data, decided, order, True, 10**8, only):
         for known, part in zip(found, parts, strict=True):
             known += part or []
@@ -298,3 +310,36 @@ def test_no_pass_is_recorded_for_a_variant_that_leaves_nothing_of_it_as_it_is(mo
     assert torch.allclose(engine.logits([whole], inputs)[0], truth[0], atol=1e-5)
     monkeypatch.setattr(Fused, "whole", None)
     assert torch.equal(engine.logits([whole], inputs)[0], truth[0]), "where that fails, all of the user's network runs"
+
+
+def test_an_engine_of_another_base_answers_as_one_made_for_it_and_traces_nothing_again(monkeypatch):
+    network, inputs = small_network(), torch.randn(60, 3, 8, 8)
+    data, other = Data(inputs, torch.arange(60) % 5, classes=5), drawn(network, 1, ["1.weight", "3."])[0]
+    variants = [drawn(network, 1, [prefix])[0] for prefix in ("0.", "3.", "6.")]
+    engine = Engine(network, level="fused", precision="bfloat16", workers=1)
+    before = engine.sums(variants[:2], data, losses=False)
+    monkeypatch.setattr(Program, "__init__", None)
+    rebased = engine.rebased(other)
+    found = rebased.sums(variants, data, losses=False)
+    truth = Engine(network, {**state(network), **other}, level="loop").sums(variants, data)
+    assert [sums.errors for sums in found] == [sums.errors for sums in truth]
+    assert rebased._levels.routes == dict.fromkeys(map(frozenset, variants), "fused")
+    assert [sums.errors for sums in found[:2]] != [sums.errors for sums in before]
+    assert engine.sums(variants[:2], data, losses=False) == before
+    with pytest.raises(InputError, match="nothing"):
+        engine.rebased({"nothing": inputs})
+
+
+def test_a_layer_that_its_level_does_not_carry_with_another_base_is_tried_again(monkeypatch):
+    network, inputs = small_network(), torch.randn(60, 3, 8, 8)
+    data, other = Data(inputs, torch.arange(60) % 5, classes=5), drawn(network, 1, ["1.weight"])[0]
+    variants = [drawn(network, 1, [prefix])[0] for prefix in ("0.", "3.")]
+    engine = Engine(network, level="fused", precision="bfloat16", workers=1)
+    engine.sums(variants, data, losses=False)
+    monkeypatch.setattr(levels, "close", lambda one, other: False)
+    rebased = engine.rebased(other)
+    found = rebased.sums(variants, data, losses=False)
+    assert set(rebased._levels.routes.values()) == {"replay"}
+    truth = Engine(network, {**state(network), **other}, level="loop").sums(variants, data)
+    assert [sums.errors for sums in found] == [sums.errors for sums in truth]
+    assert set(engine._levels.routes.values()) == {"fused"}

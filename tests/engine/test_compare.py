@@ -60,3 +60,28 @@ def test_few_examples_are_measured_at_least_then_those_within_three_times_the_er
     assert first.nonzero().flatten().tolist() == list(range(MEASURED))
     seen.add(rough[first] + torch.tensor([0.0, 0.021]), rough[first])
     assert seen.near(rough, ROUNDING).nonzero().flatten().tolist() == list(range(12))  # up to 0.063
+
+
+@pytest.mark.parametrize("shape", [(3000, 4), (1000, 3, 4)])
+def test_no_error_within_the_tolerance_makes_an_answer_about_a_label_another_one_but_near_a_tie(shape) -> None:
+    draw, tolerance = torch.Generator().manual_seed(0), 0.1
+    logits = torch.randn(shape, generator=draw)
+    labels = torch.randint(4, shape[:-1], generator=draw)
+    near = near_ties(logits, tolerance, labels)
+    assert 0.02 < near.float().mean() < 0.9 * near_ties(logits, tolerance).float().mean()
+    assert not (near & ~near_ties(logits, tolerance)).any()
+    right, changed = logits.argmax(-1) == labels, torch.zeros(len(logits), dtype=torch.bool)
+    for _ in range(200):  # each margin moves by up to the tolerance
+        error = tolerance / 2 * (2 * torch.rand(shape, generator=draw) - 1).sign()
+        moved = logits + error * logits.abs().amax(-1, keepdim=True)
+        differs = (moved.argmax(-1) == labels) != right
+        changed |= differs if differs.ndim == 1 else differs.any(1)
+    assert not (changed & ~near).any()
+    assert changed.sum() > 0.9 * near.sum()
+
+
+def test_labels_that_do_not_count_or_are_no_class_need_no_care_but_what_is_not_finite_does() -> None:
+    logits = torch.tensor([[1.0, 1.0], [2.0, 0.0], [0.0, nan]])
+    assert near_ties(logits, 0.01, torch.tensor([1, 1, 0])).tolist() == [True, False, True]
+    assert near_ties(logits, 0.01, torch.tensor([5, 0, 9])).tolist() == [True, False, True]
+    assert near_ties(logits, 0.01, torch.tensor([-100, -100, -100])).tolist() == [True, False, True]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from math import inf
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from shaketable.engine.variants import Combination, Variant, is_finite, shares_t
 from shaketable.forward import Inputs, count_of, map_inputs
 from shaketable.params import Params
 
+if TYPE_CHECKING:
+    from shaketable.engine.fused import Fused
+
 ROWS = 8
 """Examples that the loop is given at least."""
 TOGETHER = 32
@@ -23,7 +27,8 @@ TOGETHER = 32
 class Batch:
     """One batch of examples in the hands of one worker: what the levels give, or from where one fails the loop.
 
-    ``counts`` is how many variants of each layer are wanted; a part of one where it is wanted on a part of the batch.
+    ``counts`` is how many variants of each layer are wanted; a part of one where it is wanted on a part of the batch. With
+    ``labels`` nothing is wanted of logits but whether they are finite and the label's is the highest.
     """
 
     def __init__(
@@ -32,10 +37,12 @@ class Batch:
         worker: Worker,
         inputs: Inputs,
         counts: Mapping[Names, float],
-        decisions: bool,
+        labels: Tensor | None,
         rough: bool = False,
     ) -> None:
+        decisions = labels is not None
         self._levels, self._worker, self._inputs, self._decisions = levels, worker, inputs, decisions
+        self._labels = labels
         self._rough = rough
         self._base: dict[str, Tensor | None] = {}
         self._used = {levels.route(names, decisions) for names in counts if names}
@@ -140,7 +147,7 @@ class Batch:
         """Logits of ``rows`` (or all) that are off by rounding, those of examples near a tie replaced by the loop's."""
         if rows is None and not isinstance(variant, Combination) and frozenset(variant) in self._levels.bitwise:
             return logits
-        near = near_ties(logits, ROUNDING).nonzero().flatten()
+        near = near_ties(logits, ROUNDING, self._labels_of(rows)).nonzero().flatten()
         if not len(near):
             return logits
         exact = self._whole(variant, near if rows is None else rows[near])
@@ -154,7 +161,7 @@ class Batch:
         found = None
         if self._ready(route) is not None:
             graph = made(self._worker.low if route == "low" else self._worker.fused)
-            found = self._attempt(route, lambda: [part for few in self._parts(pairs) for part in graph.picked(few)])
+            found = self._picked(route, graph, pairs)
         if found is None:
             return [self._whole(variant, of) for variant, of in pairs]
         if route == "low":
@@ -181,7 +188,8 @@ class Batch:
         while waiting:
             asked = []
             for number, rough, done in waiting:
-                near = seen[number].near(rough, floor) & ~done
+                labels = self._labels_of(None if rows is None else rows[number])
+                near = seen[number].near(rough, floor, labels) & ~done
                 places = near.nonzero().flatten()
                 if len(places):
                     asked.append((number, rough, done | near, places))
@@ -192,14 +200,22 @@ class Batch:
             waiting = [(number, rough, done) for number, rough, done, _ in asked]
         return logits
 
+    def _labels_of(self, rows: Tensor | None) -> Tensor | None:
+        """The labels of some rows, or all."""
+        return self._labels if self._labels is None or rows is None else self._labels[rows]
+
     def _exact(self, several: Sequence[tuple[Variant, Tensor]], names: Names) -> list[Tensor]:
         """Logits of variants of one layer, each on some rows, with the loop's decisions: by the graph, or by the loop."""
         graph = self._worker.fused if self._levels.routes.get(names) == "fused" else None
         if several and graph and graph.picks and self._ready("fused") is not None:
-            found = self._attempt("fused", lambda: [part for few in self._parts(several) for part in graph.picked(few)])
+            found = self._picked("fused", graph, several)
             if found is not None:
                 return [self._settled(logits, *pair) for logits, pair in zip(found, several, strict=True)]
         return [self._whole(variant, rows) for variant, rows in several]
+
+    def _picked(self, level: str, graph: "Fused", several: Sequence[tuple[Variant, Tensor]]) -> list[Tensor] | None:
+        """Logits of variants, each on some rows of what a graph recorded."""
+        return self._attempt(level, lambda: [part for few in self._parts(several) for part in graph.picked(few)])
 
     def _parts(self, several: Sequence[tuple[Variant, Tensor]]) -> Iterator[list[tuple[Params, Tensor]]]:
         """The same as tensors, so many together as have no more rows than the batch has examples."""

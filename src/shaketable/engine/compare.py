@@ -29,9 +29,9 @@ class Seen:
     examples: int = 0
     _one: Lock = field(default_factory=Lock, repr=False)
 
-    def near(self, rough: Tensor, floor: float, safety: float = SAFETY) -> Tensor:
-        """Which examples [N] may be decided otherwise in float32: an error ``safety`` times that seen, or ``floor``, could."""
-        found = near_ties(rough, max(floor, safety * self.error))
+    def near(self, rough: Tensor, floor: float, labels: Tensor | None = None) -> Tensor:
+        """Which examples [N] may be decided otherwise in float32: an error :data:`SAFETY` times that seen, or ``floor``, could."""
+        found = near_ties(rough, max(floor, SAFETY * self.error), labels)
         missing = MEASURED - self.examples
         if missing > 0 and int(found.sum()) < missing:
             found |= nearest(rough, missing)
@@ -45,11 +45,17 @@ class Seen:
             self.examples += len(exact)
 
 
-def near_ties(logits: Tensor, tolerance: float) -> Tensor:
-    """Which examples [N] an error of ``tolerance``, relative to their largest logit, could give another decision."""
+def near_ties(logits: Tensor, tolerance: float, labels: Tensor | None = None) -> Tensor:
+    """Which examples [N] an error of ``tolerance``, relative to their largest logit, could give another decision.
+
+    With ``labels``, of the shape of the decisions: could make right what is wrong, or wrong what is right.
+    """
     lowest, highest = logits.amin(-1, keepdim=True), logits.amax(-1, keepdim=True)
     largest = torch.maximum(highest, -lowest)
-    near = (logits >= highest - tolerance * largest).sum(-1) != 1
+    among = logits >= highest - tolerance * largest
+    near = among.sum(-1) != 1
+    if labels is not None and labels.shape == near.shape:
+        near &= among.gather(-1, labels.clamp(0, logits.shape[-1] - 1).unsqueeze(-1)).squeeze(-1)
     near |= ~(largest * (1 + tolerance)).isfinite().squeeze(-1)  # nor may it be infinite, or not a number
     return near.flatten(1).any(1) if near.ndim > 1 else near
 

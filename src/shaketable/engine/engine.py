@@ -1,5 +1,6 @@
 """The engine: answers for many variants of one network, by the fastest level that gives the plain loop's answers."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -102,6 +103,22 @@ class Engine:
         """Which level carries which layers, and why: what the log says."""
         return self._levels.choice
 
+    def rebased(self, changes: Params) -> "Engine":
+        """An engine for the same network with another base, which differs in ``changes`` from this one's.
+
+        What was found out for this base is kept: the traced graph, and which level carries which layer, if on the first examples
+        it gives the loop's logits with the other base too. For searches that go from base to base.
+
+        Raises:
+            InputError: changes that do not fit.
+        """
+        check([changes], self.params)
+        new = copy.copy(self)
+        new.params = {**self.params, **changes}
+        new._levels, new._stop, new._running = self._levels.rebased(changes), Event(), False
+        new._versions = {name: _version(tensor) for name, tensor in new.params.items()}
+        return new
+
     def sums(
         self,
         variants: Sequence[Variant],
@@ -180,7 +197,8 @@ class Engine:
             data: N examples on the network's device.
             function: called with logits [n, C] or [n, T, C] and labels [n] or [n, T], from several threads at a time.
             order: indices [K] of the examples to go through; all of them, in their own order, without it.
-            decisions: the function uses nothing but which logit is the highest: they may then be rough elsewhere.
+            decisions: the function uses nothing but whether all logits are finite and the label's is the highest (of equal ones
+                the first): they may then be rough elsewhere.
             planned: as for :meth:`sums`.
             only: on which of those examples each variant is wanted, bool [V, K]; on all without it. The recorded pass of an
                 example serves all variants that are wanted on it.
@@ -217,7 +235,8 @@ class Engine:
         size = min(self._size(total, decisions), total)
         tried = min(size, self._levels.trial(TRIED))
         try:
-            self._levels.tune(variants, by_layer, part(0, tried)[0], (planned or total) / tried, decisions)
+            inputs, labels = part(0, tried)
+            self._levels.tune(variants, by_layer, inputs, (planned or total) / tried, labels if decisions else None)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise  # else the batches below will shrink until they fit
@@ -290,7 +309,7 @@ class Engine:
                 names: len(indices) if rows is None else sum(len(rows[index]) for index in indices) / len(labels)
                 for names, indices in by_layer.items()
             }
-            batch = Batch(self._levels, worker, inputs, counts, decisions, rough)
+            batch = Batch(self._levels, worker, inputs, counts, labels if decisions else None, rough)
             for names, indices in by_layer.items():
                 some = [variants[index] for index in indices]
                 known = [seen[index] for index in indices]

@@ -74,6 +74,22 @@ class Fused:
         low._begin()
         return low
 
+    def rebased(self, changes: Params, exact: "Fused | None" = None) -> "Fused":
+        """The same graph with another base, which differs in ``changes``: what is folded and packed of other weights is shared.
+
+        ``exact`` is that of a :meth:`rounded` one.
+        """
+        new = copy.copy(self)
+        new._exact, new._base = exact or new, {**self._base, **changes}
+        new._constant = {n: t for n, t in self._constant.items() if self._program.reads[n].isdisjoint(changes)}
+        new._packed = {
+            step.result: self._packed[step.result] if step.names.isdisjoint(changes) else {}
+            for step in self._program.steps
+        }
+        new._scratch = None
+        new.clear()
+        return new
+
     def base(self, inputs: Inputs) -> Tensor:
         """Logits of the base network on a batch, with what its variants need kept.
 
@@ -84,9 +100,8 @@ class Fused:
         if self._exact is not self:
             if self._exact._of is not inputs:
                 self._exact.base(inputs)
-            self._values = {node: halved(value) for node, value in self._exact._values.items()}
             self._count = self._exact._count
-            return self._values[self._program.output].float()
+            return self._recorded(self._program.output).float()
         self._values = self._through(inputs, {}, self._program.kept)
         self._of = inputs
         return self._values[self._program.output].float()
@@ -177,6 +192,8 @@ class Fused:
 
     def _recorded(self, node: Node) -> Tensor:
         """The base's value, of the rows that are asked for."""
+        if node not in self._values:  # of a graph in bfloat16
+            self._values[node] = halved(self._exact._values[node])
         value = self._values[node]
         return value if self._rows is None else value[self._rows]
 

@@ -1,5 +1,6 @@
 """Which level carries which layer: each is compared with the plain loop, and timed where there is a choice."""
 
+import copy
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -53,6 +54,19 @@ class Worker:
     half: Half | None = None
     low: "Fused | None" = None
 
+    def rebased(self, network: nn.Module, params: Params, changes: Params) -> "Worker":
+        """The same levels with other ``params``, that differ in ``changes``; the graphs share what these leave as it is."""
+        new = Worker()
+        if self.replay is not None:
+            new.replay = Replay(network, params, self.replay.keep_inplace)
+        if self.half is not None:
+            new.half = halved_network(network, params, self.half.keep_inplace)
+        if self.fused is not None:
+            new.fused = self.fused.rebased(changes)
+        if self.low is not None:
+            new.low = self.low.rebased(changes, new.fused)
+        return new
+
     def clear(self) -> None:
         """Let go of what was recorded."""
         for level in (self.replay, self.fused, self.half, self.low):
@@ -82,6 +96,7 @@ class Levels:
         self._seconds: dict[Names, float] = {}  # what replay takes for an example of a variant
         self._rough: dict[Names, float] = {}  # the same in bfloat16
         self._passes: dict[str, float] = {}  # what a pass takes for an example: in float32, and recorded in bfloat16
+        self._inherited: set[Names] = set()  # layers whose level was found with another base
         self.rough: set[Names] = set()  # of these the graph runs all of the network fast in bfloat16
         self.bitwise: set[Names] = set()  # of these the graph gives the loop's logits, bit for bit
         self._rounded: set[Names] = set()  # tried
@@ -113,6 +128,23 @@ class Levels:
             self.route(names, decisions) in ("fused", "low") for names in layers if names
         )
 
+    def rebased(self, changes: Params) -> "Levels":
+        """The levels of the same network with another base. A layer keeps what carries it, if on the first examples that gives
+        the loop's logits with this base too; nothing is traced or timed again."""
+        new = copy.copy(self)
+        new.params = {**self.params, **changes}
+        new.workers = [worker.rebased(self.network, new.params, changes) for worker in self.workers]
+        kept = [names for names, route in self.routes.items() if route != "vmap"]
+        new._inherited = set(kept)
+        new.routes = {names: self.routes[names] for names in kept}
+        for found in ("low", "_seconds", "_rough"):
+            setattr(new, found, {names: value for names, value in getattr(self, found).items() if names in kept})
+        for tried in ("rough", "bitwise", "_rounded", "_folded"):
+            setattr(new, tried, getattr(self, tried) & new._inherited)
+        new._known = {(kind, names) for kind, names in self._known if names in kept}
+        new._passes = dict(self._passes)
+        return new
+
     def looped(self, variant: Variant, inputs: Inputs) -> Tensor:
         """The reference: the variant runs the whole network, the user's own modules, on all of the batch."""
         params, inputs = {**self.params, **tensors_of_variant(variant)}, map_inputs(torch.clone, inputs)
@@ -126,6 +158,9 @@ class Levels:
         Raises:
             RunError: it does not, and replay was asked for.
         """
+        inherited = {names: self._telling(variants, by_layer[names]) for names in by_layer if names in self._inherited}
+        if inherited:
+            self._confirm(inherited, inputs)
         new = {names: indices for names, indices in by_layer.items() if names and names not in self.routes}
         shapes = [tuple(tensor.shape[1:]) for tensor in tensors_of(inputs).values()]
         if self.replays and shapes != self._shapes:
@@ -168,6 +203,33 @@ class Levels:
         else:
             self.choice = f"level loop: {reason}"
 
+    def _confirm(self, picks: Mapping[Names, Params], inputs: Inputs) -> None:
+        """Layers whose level was found with another base keep it where it gives the loop's logits with this one."""
+        self._inherited -= picks.keys()
+        truth = {names: self.looped(variant, inputs) for names, variant in ({BASE: {}} | dict(picks)).items()}
+        worker, wrong = self.workers[0], set[Names]()
+        for level in (worker.replay, worker.fused):
+            if level is None:
+                continue
+            some = [names for names in picks if self.routes[names] in ("replay", level.name)]
+            try:
+                found = {BASE: level.base(inputs)} | {names: level.logits(picks[names]) for names in some}
+                right = {
+                    n: (same if level is worker.replay or n in self.bitwise else close)(truth[n], found[n])
+                    for n in found
+                }
+                wrong |= {names for names in some if not right[BASE] or not right[names]}
+            except Exception as error:  # the loop carried it, so whatever went wrong is the level's fault
+                if is_out_of_memory(error):
+                    raise
+                wrong |= picks.keys()
+            finally:
+                level.clear()
+        for names in wrong:
+            for known in (self.routes, self.low, self._rough):
+                known.pop(names, None)
+            self._known = {(kind, some) for kind, some in self._known if some != names}
+
     def trial(self, most: int) -> int:
         """On how many examples levels are timed."""
         seconds = sum(self._seconds.values())
@@ -179,13 +241,13 @@ class Levels:
         by_layer: Mapping[Names, Sequence[int]],
         inputs: Inputs,
         batches: float,
-        decisions: bool,
+        labels: Tensor | None,
     ) -> None:
         """For each layer that replay carries: whether another level is as right, and faster, on a whole batch."""
         if not self.replays or self.asked == "replay":
             return
         with torch.random.fork_rng(self._cuda()):
-            self._hasten(variants, by_layer, inputs, batches, decisions)
+            self._hasten(variants, by_layer, inputs, batches, labels)
             self._fold(variants, by_layer, inputs)
         self.workers[0].clear()
 
@@ -195,13 +257,13 @@ class Levels:
         by_layer: Mapping[Names, Sequence[int]],
         inputs: Inputs,
         batches: float,
-        decisions: bool,
+        labels: Tensor | None,
     ) -> None:
         """Try bfloat16 and a traced graph, each where the work is worth it, and route to them the layers that they make faster."""
         if self.device.type != "cpu" or self.asked not in ("auto", "fused"):
             return
         layers = [names for names in by_layer if names and self.routes[names] in ("replay", "fused")]
-        size, halves = count_of(inputs), decisions and self.halves
+        size, halves = count_of(inputs), labels is not None and self.halves
         trial = size * sum(self._seconds[names] for names in layers)
         whole = size * batches * sum(self._seconds[names] * len(by_layer[names]) for names in layers)
         kinds = (["fused", "low"] if halves else ["fused"]) if self._traces(whole, trial) else []
@@ -219,10 +281,10 @@ class Levels:
         whole = batches * sum(slow[names] * len(by_layer[names]) for names in layers)  # known better now
         self._known.update((kind, names) for names in layers for kind in kinds)
         if "fused" in kinds and self._traces(whole, sum(slow.values())):
-            self._fuse({names: len(by_layer[names]) for names in layers}, picks, inputs, truth, slow)
+            self._fuse({names: len(by_layer[names]) for names in layers}, picks, inputs, labels, truth, slow)
         kind = "half" if self.workers[0].fused is None else "low"
         if kind in kinds:
-            self._halve(kind, picks, inputs, truth, slow)
+            self._halve(kind, picks, inputs, labels, truth, slow)
 
     def runs_whole(self, counts: Mapping[Names, float], routes: set[str], decisions: bool) -> bool:
         """Whether so few variants are wanted that the whole network for each costs less than a recorded pass, and what follows
@@ -286,13 +348,15 @@ class Levels:
     def _traces(self, whole: float, trial: float) -> bool:
         """Whether a graph may pay for itself, and its packed weights fit: ``whole`` and ``trial`` are seconds without it."""
         fits = self._packed * len(self.workers) <= self.memory / 4
-        return self.asked == "fused" or (fits and TRACING + 2.5 * trial <= SAVED * whole)
+        tracing = TRACING if self.workers[0].fused is None else 0.0
+        return self.asked == "fused" or (fits and tracing + 2.5 * trial <= SAVED * whole)
 
     def _fuse(
         self,
         counts: Mapping[Names, int],
         picks: Mapping[Names, Params],
         inputs: Inputs,
+        labels: Tensor | None,
         truth: Mapping[Names, Tensor],
         slow: dict[Names, float],
     ) -> None:
@@ -313,8 +377,9 @@ class Levels:
             bitwise = set()
         for names in right:
             if names not in bitwise:
-                seconds, near = clocked(lambda names=names: near_ties(found[names], ROUNDING), self.device)
-                fast[names] += seconds + self._again("fused", names, picks[names], inputs, near)
+                seconds, near = clocked(lambda names=names: near_ties(found[names], ROUNDING, labels), self.device)
+                again = self._again("fused", names, picks[names], inputs, near.nonzero().flatten())
+                fast[names] += seconds + again
         gain = sum(counts[names] * (slow[names] - fast[names]) for names in right)
         own = bitwise.issuperset(right)  # the same operations as replay's, and logits in memory that is used again
         if right and (gain > 0 or own or self.asked == "fused"):
@@ -330,6 +395,7 @@ class Levels:
         kind: str,
         picks: Mapping[Names, Params],
         inputs: Inputs,
+        labels: Tensor | None,
         truth: Mapping[Names, Tensor],
         slow: Mapping[Names, float],
     ) -> None:
@@ -345,8 +411,8 @@ class Levels:
         taken, bounds = {}, {}
         for names in right:
             bounds[names] = max(SAFETY * margin_error(truth[names], found[names]), ROUNDING)
-            near = near_ties(found[names], bounds[names])
-            taken[names] = fast[names] + self._again(kind, names, picks[names], inputs, near)
+            near = near_ties(found[names], bounds[names], labels)
+            taken[names] = fast[names] + self._again(kind, names, picks[names], inputs, near.nonzero().flatten())
         chosen = [names for names in right if self.precision == "bfloat16" or taken[names] < slow[names]]
         lost = sum(taken[names] - slow[names] for names in right if names not in chosen)
         if kind == "half" and chosen and lost < self._passes["replay"] * count_of(inputs):
@@ -359,9 +425,9 @@ class Levels:
             how = "by replay in bfloat16" if kind == "half" else "in bfloat16"
             self.choice += f"; decisions of {count} layers {how}, near ties again in float32"
 
-    def _again(self, kind: str, names: Names, variant: Params, inputs: Inputs, near: Tensor) -> float:
+    def _again(self, kind: str, names: Names, variant: Params, inputs: Inputs, rows: Tensor) -> float:
         """Seconds to run a variant again in float32 on the examples near a tie, as :class:`Batch` will."""
-        rows, worker = near.nonzero().flatten(), self.workers[0]
+        worker = self.workers[0]
         if not len(rows):
             return 0.0
         some = map_inputs(lambda tensor: tensor[rows], inputs)
@@ -401,10 +467,8 @@ class Levels:
     def _of_kind(self, kind: str, inputs: Inputs) -> "Sequence[Half | Fused]":
         """A new level for each worker."""
         if kind == "half":
-            buffers = dict(self.network.named_buffers())  # those too that are in no checkpoint
-            low = {name: halved(tensor) for name, tensor in {**buffers, **self.params}.items()}
             keep_inplace = made(self.workers[0].replay).keep_inplace
-            return [Half(self.network, low, keep_inplace) for _ in self.workers]
+            return [halved_network(self.network, self.params, keep_inplace) for _ in self.workers]
         if kind == "low":
             return [made(worker.fused).rounded() for worker in self.workers]
         from shaketable.engine.fused import Fused
@@ -505,6 +569,12 @@ class Levels:
 
 Trial = tuple[dict[Names, Tensor], float, str]
 """Logits of the base and of a variant of each layer (none if it failed), seconds, and what went wrong."""
+
+
+def halved_network(network: nn.Module, params: Params, keep_inplace: bool) -> Half:
+    """Replay of a network in bfloat16."""
+    buffers = dict(network.named_buffers())  # those too that are in no checkpoint
+    return Half(network, {name: halved(tensor) for name, tensor in {**buffers, **params}.items()}, keep_inplace)
 
 
 def _some(names: Sequence[str]) -> str:

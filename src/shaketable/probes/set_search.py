@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
 from itertools import combinations, pairwise
 from operator import add
 from typing import Any
@@ -76,6 +76,12 @@ class SetSearch:
     def __post_init__(self) -> None:
         self._engines: dict[tuple[int, Set], Engine] = {}
         self._variants: dict[tuple[int, Set, Extra], Variant] = {}
+        self._planned = len(self.data) * (len(self.sizes) + 1) // 2  # each step has one candidate less
+
+    @cached_property
+    def _final(self) -> Engine:
+        """Of the final network; those of other bases are made from it, each where something is left to compute."""
+        return Engine(self.study.network, self.study.final, **self.engine_arguments)
 
     def search(self, beam: int | None, look_ahead: int, beyond: int | None) -> set[Set]:
         """Fill in the sets that the search tries; returns those that it went on from."""
@@ -126,8 +132,7 @@ class SetSearch:
         """Count the errors of the final network, the same in each draw, and put examples in the order of its losses, the largest first."""
 
         def counted() -> Cell:
-            engine = Engine(self.study.network, self.study.final, **self.engine_arguments)
-            found = engine.map([{}], self.data, lambda *batch: (error_sums(*batch), example_losses(*batch)))
+            found = self._final.map([{}], self.data, lambda *batch: (error_sums(*batch), example_losses(*batch)))
             sums, losses = zip(*(one for _, (one,) in found), strict=True)
             whole = reduce(add, sums)
             order = torch.cat(losses).double().nan_to_num(math.inf).argsort(descending=True, stable=True)
@@ -229,15 +234,14 @@ class SetSearch:
 
     def _counted(self, draw: int, base: Set, extras: Sequence[Extra], part: torch.Tensor) -> Cell:
         """Errors, and examples without finite logits, of a base with each of some layers more, in one draw on some examples."""
-        if (draw, base) not in self._engines:  # made only where something is left to compute
-            params = {**self.study.final, **self._changed(draw, base)}
-            self._engines[draw, base] = Engine(self.study.network, params, **self.engine_arguments)
+        if (draw, base) not in self._engines:
+            self._engines[draw, base] = self._final.rebased(self._changed(draw, base)) if base else self._final
         engine = self._engines[draw, base]
         for extra in extras:
             if (draw, base, extra) not in self._variants:
                 self._variants[draw, base, extra] = self._variant(draw, base, extra)
         variants = [self._variants[draw, base, extra] for extra in extras]
-        found = engine.map(variants, self.data, error_sums, part, decisions=True, planned=len(self.data))
+        found = engine.map(variants, self.data, error_sums, part, decisions=True, planned=self._planned)
         sums = [reduce(add, column) for column in zip(*(answers for _, answers in found), strict=True)]
         self.choice = engine.choice
         return {"sums": [[one.errors, one.not_finite] for one in sums], "examples": sums[0].examples}
