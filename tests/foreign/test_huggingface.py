@@ -412,7 +412,16 @@ def test_a_transformer_without_a_padding_mask_has_a_graph_with_its_logits_bit_fo
             assert torch.equal(fused.logits(changes), forward(network, inputs, changes)), layer.name
 
 
-def test_a_transformer_whose_code_asks_whether_anything_is_padded_has_no_graph():
-    network, inputs = llama(), {"input_ids": ids(3, 5), "attention_mask": torch.ones(3, 5, dtype=torch.long)}
-    with pytest.raises(Unsuitable, match="traced"):
-        Fused(network, state(network), inputs)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_padding_mask_leaves_a_graph_where_no_code_asks_whether_anything_is_padded(attention):
+    network, mask = llama(attn_implementation=attention), torch.ones(3, 5, dtype=torch.long)
+    mask[0, 3:] = 0
+    inputs = {"input_ids": ids(3, 5), "attention_mask": mask}
+    if attention == "sdpa":
+        with pytest.raises(Unsuitable, match="traced"):
+            Fused(network, state(network), inputs)
+        return
+    with torch.no_grad():
+        fused, full = Fused(network, state(network), inputs), {**inputs, "attention_mask": torch.ones_like(mask)}
+        assert torch.equal(fused.base(inputs), forward(network, inputs))
+        assert torch.equal(fused.base(full), forward(network, full))
