@@ -444,7 +444,7 @@ class Levels:
     def _tried(
         self, kind: str, picks: Mapping[Names, Params], inputs: Inputs
     ) -> tuple[dict[Names, Tensor], dict[Names, float]]:
-        """A level for each worker; logits of the base and of each layer, and the seconds of the second time."""
+        """A level for each worker; logits of the base and of each layer, and the seconds of these, once kernels are chosen."""
         try:
             known = [getattr(worker, kind) for worker in self.workers]
             made = self._of_kind(kind, inputs) if None in known else known
