@@ -134,15 +134,16 @@ class Levels:
         new = copy.copy(self)
         new.params = {**self.params, **changes}
         new.workers = [worker.rebased(self.network, new.params, changes) for worker in self.workers]
-        kept = [names for names, route in self.routes.items() if route != "vmap"]
-        new._inherited = set(kept)
-        new.routes = {names: self.routes[names] for names in kept}
-        for found in ("low", "_seconds", "_rough"):
-            setattr(new, found, {names: value for names, value in getattr(self, found).items() if names in kept})
-        for tried in ("rough", "bitwise", "_rounded", "_folded"):
-            setattr(new, tried, getattr(self, tried) & new._inherited)
+        kept = {names for names, route in self.routes.items() if route != "vmap"}
+
+        def of(found: dict[Names, T]) -> dict[Names, T]:
+            return {names: value for names, value in found.items() if names in kept}
+
+        new._inherited, new.routes, new.low = set(kept), of(self.routes), of(self.low)
+        new._seconds, new._rough, new._passes = of(self._seconds), of(self._rough), dict(self._passes)
+        new.rough, new.bitwise = self.rough & kept, self.bitwise & {BASE, *kept}
+        new._rounded, new._folded = self._rounded & kept, self._folded & kept
         new._known = {(kind, names) for kind, names in self._known if names in kept}
-        new._passes = dict(self._passes)
         return new
 
     def looped(self, variant: Variant, inputs: Inputs) -> Tensor:
@@ -229,6 +230,7 @@ class Levels:
             for known in (self.routes, self.low, self._rough):
                 known.pop(names, None)
             self._known = {(kind, some) for kind, some in self._known if some != names}
+        self.bitwise -= wrong
 
     def trial(self, most: int) -> int:
         """On how many examples levels are timed."""
