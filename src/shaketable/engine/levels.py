@@ -209,10 +209,10 @@ class Levels:
         self._inherited -= picks.keys()
         truth = {names: self.looped(variant, inputs) for names, variant in ({BASE: {}} | dict(picks)).items()}
         worker, wrong = self.workers[0], set[Names]()
-        for level in (worker.replay, worker.fused):
+        for level, routes in ((worker.replay, ("replay", "fused")), (worker.fused, ("fused",))):
             if level is None:
                 continue
-            some = [names for names in picks if self.routes[names] in ("replay", level.name)]
+            some = [names for names in picks if self.routes[names] in routes]
             try:
                 found = {BASE: level.base(inputs)} | {names: level.logits(picks[names]) for names in some}
                 right = {
