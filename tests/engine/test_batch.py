@@ -343,3 +343,18 @@ def test_a_layer_that_its_level_does_not_carry_with_another_base_is_tried_again(
     truth = Engine(network, {**state(network), **other}, level="loop").sums(variants, data)
     assert [sums.errors for sums in found] == [sums.errors for sums in truth]
     assert set(engine._levels.routes.values()) == {"fused"}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_levels_are_compared_in_little_memory_with_the_same_choice(precision, monkeypatch):
+    network, inputs = small_network(), torch.randn(60, 3, 8, 8)
+    variants = [drawn(network, 1, [prefix])[0] for prefix in ("0.", "3.", "6.")]
+    kept = []
+    keep = levels.Logits.keep
+    monkeypatch.setattr(levels.Logits, "keep", lambda self, *args: (keep(self, *args), kept.append(len(self))))
+    for room in (levels.ROOM, 2**60):
+        monkeypatch.setattr(levels, "ROOM", room)
+        kept.clear()
+        engine = check(network, variants, inputs, precision)
+        assert engine._levels.routes == dict.fromkeys(map(frozenset, variants), "fused")
+        assert max(kept) == (4 if room == 8 else 1)  # the base pass is always there

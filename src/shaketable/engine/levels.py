@@ -2,8 +2,7 @@
 
 import copy
 import logging
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -38,6 +37,8 @@ TRACING, SAVED = 8.0, 0.33
 """Seconds for tracing a graph and timing its kernels, and the share of the time without it that it may save."""
 TRIAL, SAMPLE = 3.0, 32
 """Seconds that a trial by replay (one variant of each layer) may take, and the examples that it has at least."""
+ROOM = 8
+"""The share of the memory that logits to compare with may take."""
 TRIALS = 8
 """How many times the work of a trial (one variant of each layer on one batch) the work must be for bfloat16 to be tried."""
 SEED = 0
@@ -72,6 +73,27 @@ class Worker:
         for level in (self.replay, self.fused, self.half, self.low):
             if level is not None:
                 level.clear()
+
+
+class Logits(dict[Names, Tensor]):
+    """Logits by layer, computed when asked for, and again where those before take ``room`` bytes: of many layers and a large
+    vocabulary not all fit the memory."""
+
+    def __init__(self, compute: Callable[[Names], Tensor], room: int) -> None:
+        super().__init__()
+        self._compute, self._room = compute, room
+
+    def __missing__(self, names: Names) -> Tensor:
+        found = self._compute(names)
+        self.keep(names, found)
+        return found
+
+    def keep(self, names: Names, found: Tensor) -> None:
+        """Keep what was computed, if there is room."""
+        size = found.numel() * found.element_size()
+        if size <= self._room:
+            self._room -= size
+            self[names] = found
 
 
 class Levels:
@@ -175,19 +197,19 @@ class Levels:
             self.routes.update(dict.fromkeys(new, "loop"))
             return
         picks = {names: self._telling(variants, indices) for names, indices in new.items()}
-        started = time.perf_counter()
-        truth = {names: self.looped(variant, inputs) for names, variant in picks.items()}
-        seconds = time.perf_counter() - started
-        plain, truth[BASE] = clocked(lambda: self.looped({}, inputs), self.device)
+        truth = self._truth(picks, inputs)
+        plain, base = clocked(lambda: self.looped({}, inputs), self.device)
+        truth.keep(BASE, base)
         worker = self.workers[0]
         if worker.replay is not None:
-            found, taken, reason = self._try(worker.replay, picks, inputs)
+            carried, taken, reason = self._try(worker.replay, picks, inputs, truth)
         else:
-            found, taken, reason = self._make(picks, inputs, truth)
+            carried, taken, reason = self._make(picks, inputs, truth)
         self._passes["replay"] = plain / count_of(inputs)
-        carried = {names for names in picks if same(truth[names], found.get(names))}
-        if not carried or not same(truth[BASE], found[BASE]):
-            carried, reason = set(), reason or "its logits were not those of the loop"
+        seconds = plain * len(picks)
+        carried = carried - {BASE} if BASE in carried else set()
+        if not carried:
+            reason = reason or "its logits were not those of the loop"
         if self.asked == "replay" and len(carried) < len(picks):
             why = reason or "a layer differs"
             raise RunError(f"level='replay' cannot carry this network: {why}; use level='auto'.")
@@ -207,19 +229,17 @@ class Levels:
     def _confirm(self, picks: Mapping[Names, Params], inputs: Inputs) -> None:
         """Layers whose level was found with another base keep it where it gives the loop's logits with this one."""
         self._inherited -= picks.keys()
-        truth = {names: self.looped(variant, inputs) for names, variant in ({BASE: {}} | dict(picks)).items()}
-        worker, wrong = self.workers[0], set[Names]()
+        truth, worker, wrong = self._truth(picks, inputs), self.workers[0], set[Names]()
         for level, routes in ((worker.replay, ("replay", "fused")), (worker.fused, ("fused",))):
             if level is None:
                 continue
             some = [names for names in picks if self.routes[names] in routes]
             try:
-                found = {BASE: level.base(inputs)} | {names: level.logits(picks[names]) for names in some}
-                right = {
-                    n: (same if level is worker.replay or n in self.bitwise else close)(truth[n], found[n])
-                    for n in found
-                }
-                wrong |= {names for names in some if not right[BASE] or not right[names]}
+                right = close(truth[BASE], level.base(inputs))
+                for names in some:
+                    agree = same if level is worker.replay or names in self.bitwise else close
+                    if not right or not agree(truth[names], level.logits(picks[names])):
+                        wrong.add(names)
             except Exception as error:  # the loop carried it, so whatever went wrong is the level's fault
                 if is_out_of_memory(error):
                     raise
@@ -231,6 +251,10 @@ class Levels:
                 known.pop(names, None)
             self._known = {(kind, some) for kind, some in self._known if some != names}
         self.bitwise -= wrong
+
+    def _truth(self, picks: Mapping[Names, Params], inputs: Inputs) -> Logits:
+        """The loop's logits of the base and of a variant of each layer."""
+        return Logits(lambda names: self.looped(picks.get(names, {}), inputs), self.memory // ROOM)
 
     def trial(self, most: int) -> int:
         """On how many examples levels are timed."""
@@ -276,10 +300,14 @@ class Levels:
             return
         picks = {names: self._telling(variants, by_layer[names]) for names in layers}
         replay = made(self.workers[0].replay)
-        truth, slow = {BASE: replay.base(inputs)}, {}
+        truth, slow = Logits(lambda names: replay.logits(picks[names]), self.memory // ROOM), {}
+        base = replay.base(inputs)
         for names, variant in picks.items():
-            slow[names], truth[names] = clocked(lambda variant=variant: replay.logits(variant), self.device)
-        replay.clear()
+            slow[names], found = clocked(lambda variant=variant: replay.logits(variant), self.device)
+            truth.keep(names, found)
+        if len(truth) == len(picks):
+            replay.clear()
+        truth[BASE] = base
         whole = batches * sum(slow[names] * len(by_layer[names]) for names in layers)  # known better now
         self._known.update((kind, names) for names in layers for kind in kinds)
         if "fused" in kinds and self._traces(whole, sum(slow.values())):
@@ -359,29 +387,33 @@ class Levels:
         picks: Mapping[Names, Params],
         inputs: Inputs,
         labels: Tensor | None,
-        truth: Mapping[Names, Tensor],
+        truth: Logits,
         slow: dict[Names, float],
     ) -> None:
         """Trace the network to a graph, and route to it the layers that it carries, if it makes all of the work faster.
 
         ``slow`` is what each layer takes without it, and then with it.
         """
+
+        def agrees(names: Names, logits: Tensor) -> tuple[bool, bool, float, Tensor]:
+            seconds, near = clocked(lambda: near_ties(logits, ROUNDING, labels), self.device)
+            return close(truth[names], logits), same(truth[names], logits), seconds, near.nonzero().flatten()
+
         try:
-            found, fast = self._tried("fused", picks, inputs)
+            found, fast = self._tried("fused", picks, inputs, agrees)
         except Unsuitable as reason:
             if self.asked == "fused":
                 raise RunError(f"level='fused' cannot carry this network: {reason}; use level='auto'.") from reason
             self.choice += f"; no fused graph: {reason}"
             return
-        right = [names for names in picks if close(truth[BASE], found[BASE]) and close(truth[names], found[names])]
-        bitwise = {names for names in (BASE, *right) if same(truth[names], found[names])}
+        right = [names for names in picks if found[BASE][0] and found[names][0]]
+        bitwise = {names for names in (BASE, *right) if found[names][1]}
         if BASE not in bitwise or not made(self.workers[0].fused).plain:
             bitwise = set()
         for names in right:
             if names not in bitwise:
-                seconds, near = clocked(lambda names=names: near_ties(found[names], ROUNDING, labels), self.device)
-                again = self._again("fused", names, picks[names], inputs, near.nonzero().flatten())
-                fast[names] += seconds + again
+                _, _, seconds, near = found[names]
+                fast[names] += seconds + self._again("fused", names, picks[names], inputs, near)
         gain = sum(counts[names] * (slow[names] - fast[names]) for names in right)
         own = bitwise.issuperset(right)  # the same operations as replay's, and logits in memory that is used again
         if right and (gain > 0 or own or self.asked == "fused"):
@@ -398,27 +430,32 @@ class Levels:
         picks: Mapping[Names, Params],
         inputs: Inputs,
         labels: Tensor | None,
-        truth: Mapping[Names, Tensor],
+        truth: Logits,
         slow: Mapping[Names, float],
     ) -> None:
         """Decisions in bfloat16: the bound on a margin's error, and for each layer whether it pays with the second run."""
+
+        def bounded(names: Names, logits: Tensor) -> tuple[float, Tensor] | None:
+            if not torch.equal(truth[names].isfinite(), logits.isfinite()):
+                return None
+            bound = max(SAFETY * margin_error(truth[names], logits), ROUNDING)
+            return bound, near_ties(logits, bound, labels).nonzero().flatten()
+
         try:
-            found, fast = self._tried(kind, picks, inputs)
+            judged, fast = self._tried(kind, picks, inputs, bounded)
         except Unsuitable as reason:
             self.choice += f"; no bfloat16: {reason}"
             return
-        right = [names for names in picks if torch.equal(truth[names].isfinite(), found[names].isfinite())]
+        found = {names: one for names, one in judged.items() if names and one}
         if kind == "low":
             made(self.workers[0].fused).base(inputs)
         taken, bounds = {}, {}
-        for names in right:
-            bounds[names] = max(SAFETY * margin_error(truth[names], found[names]), ROUNDING)
-            near = near_ties(found[names], bounds[names], labels)
-            taken[names] = fast[names] + self._again(kind, names, picks[names], inputs, near.nonzero().flatten())
-        chosen = [names for names in right if self.precision == "bfloat16" or taken[names] < slow[names]]
-        lost = sum(taken[names] - slow[names] for names in right if names not in chosen)
+        for names, (bounds[names], near) in found.items():
+            taken[names] = fast[names] + self._again(kind, names, picks[names], inputs, near)
+        chosen = [names for names in found if self.precision == "bfloat16" or taken[names] < slow[names]]
+        lost = sum(taken[names] - slow[names] for names in found if names not in chosen)
         if kind == "half" and chosen and lost < self._passes["replay"] * count_of(inputs):
-            chosen = right  # then no pass in float32 is recorded
+            chosen = list(found)  # then no pass in float32 is recorded
         for names in chosen:
             self.low[names] = kind, bounds[names]
             self._rough[names] = taken[names] / count_of(inputs)
@@ -444,19 +481,21 @@ class Levels:
             return clocked(lambda: self.looped(variant, some), self.device)[0]
 
     def _tried(
-        self, kind: str, picks: Mapping[Names, Params], inputs: Inputs
-    ) -> tuple[dict[Names, Tensor], dict[Names, float]]:
-        """A level for each worker; logits of the base and of each layer, and the seconds of these, once kernels are chosen."""
+        self, kind: str, picks: Mapping[Names, Params], inputs: Inputs, judge: Callable[[Names, Tensor], T]
+    ) -> tuple[dict[Names, T], dict[Names, float]]:
+        """A level for each worker; what is to be said of its logits of the base and of each layer, and the seconds of these, once
+        kernels are chosen."""
         try:
             known = [getattr(worker, kind) for worker in self.workers]
             made = self._of_kind(kind, inputs) if None in known else known
-            found, seconds = {BASE: made[0].base(inputs)}, {}
+            found, seconds = {BASE: judge(BASE, made[0].base(inputs))}, {}
             if kind == "half":
                 self._passes[kind] = clocked(lambda: made[0].base(inputs), self.device)[0] / count_of(inputs)
             for names, variant in picks.items():
                 if not made[0].plain:
                     made[0].logits(variant)  # a graph chooses its kernels the first time
-                seconds[names], found[names] = clocked(lambda variant=variant: made[0].logits(variant), self.device)
+                seconds[names], logits = clocked(lambda variant=variant: made[0].logits(variant), self.device)
+                found[names] = judge(names, logits)
             made[0].clear()
         except Exception as error:  # copying and tracing meet any code
             if is_out_of_memory(error):
@@ -509,46 +548,46 @@ class Levels:
         if chosen:
             self.choice += f"; vmap for {_some(chosen)}"
 
-    def _make(self, picks: Mapping[Names, Params], inputs: Inputs, truth: Mapping[Names, Tensor]) -> "Trial":
+    def _make(self, picks: Mapping[Names, Params], inputs: Inputs, truth: Logits) -> "Trial":
         """Make a replay for each worker, with in-place activations as they are only where that is needed."""
-        best: Trial = ({}, 0.0, "")
+        best: Trial = (set(), 0.0, "")
         for keep_inplace in (False, True):
             try:
                 level = Replay(self.network, self.params, keep_inplace)
             except Unsuitable as reason:
-                return {}, 0.0, str(reason)
-            found, seconds, reason = self._try(level, picks, inputs)
-            right = [names for names in found if same(truth[names], found[names])]
-            if found and len(right) >= len(best[0]):
-                best = (found, seconds, reason)
+                return set(), 0.0, str(reason)
+            right, seconds, reason = self._try(level, picks, inputs, truth)
+            if len(right) > len(best[0]):
+                best = (right, seconds, reason)
                 self.workers[0].replay = level
                 for worker in self.workers[1:]:
                     worker.replay = Replay(self.network, self.params, keep_inplace)
             elif not best[0]:
-                best = ({}, 0.0, reason)
-            if found and len(right) == len(picks) + 1:
+                best = (set(), 0.0, reason)
+            if len(right) == len(picks) + 1:
                 break
         return best
 
-    def _try(self, level: Replay, picks: Mapping[Names, Params], inputs: Inputs) -> "Trial":
-        """Logits of the base and of a variant of each layer, seconds, and what went wrong."""
-        found: dict[Names, Tensor] = {}
-        reason = ""
-        started = time.perf_counter()
+    def _try(self, level: Replay, picks: Mapping[Names, Params], inputs: Inputs, truth: Logits) -> "Trial":
+        """Of the base and of a variant of each layer those whose logits are the loop's, seconds, and what went wrong."""
+        right: set[Names] = set()
+        reason, taken = "", 0.0
         try:
             self._weigh(level, inputs)
-            found = {BASE: level.base(inputs)}
-            started = time.perf_counter()
+            if same(truth[BASE], level.base(inputs)):
+                right.add(BASE)
             for names, variant in picks.items():
-                seconds, found[names] = clocked(lambda variant=variant: level.logits(variant), self.device)
-                self._seconds[names] = seconds / count_of(inputs)
+                seconds, found = clocked(lambda variant=variant: level.logits(variant), self.device)
+                self._seconds[names], taken = seconds / count_of(inputs), taken + seconds
+                if same(truth[names], found):
+                    right.add(names)
         except Exception as error:  # the loop carried it, so whatever went wrong is the level's fault
             if is_out_of_memory(error):
                 raise
-            found, reason = {}, said(error)
+            right, reason = set(), said(error)
         finally:
             level.clear()
-        return found, time.perf_counter() - started, reason
+        return right, taken, reason
 
     def _telling(self, variants: Sequence[Variant], indices: Sequence[int]) -> Params:
         """The first variant of a layer that differs from the base, as plain tensors."""
@@ -569,8 +608,8 @@ class Levels:
         return [self.device] if self.device.type == "cuda" else []
 
 
-Trial = tuple[dict[Names, Tensor], float, str]
-"""Logits of the base and of a variant of each layer (none if it failed), seconds, and what went wrong."""
+Trial = tuple[set[Names], float, str]
+"""Those of the base and a variant of each layer whose logits are right (none if it failed), seconds, and what went wrong."""
 
 
 def halved_network(network: nn.Module, params: Params, keep_inplace: bool) -> Half:
