@@ -9,7 +9,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as some
 from tests.engine.architectures import ARCHITECTURES
 from tests.engine.random_networks import Plan, network_of, plans
-from tests.engine.zoo import CASES, MIXES_EXAMPLES, STOCHASTIC, another
+from tests.engine.zoo import CASES, MIXES_EXAMPLES, STOCHASTIC, another, seeded
 from torch import Tensor, nn
 
 from shaketable.data import Data
@@ -457,6 +457,43 @@ def test_weights_that_changed_in_place_are_one_clear_error():
         network[0].weight.mul_(2)
     with pytest.raises(InputError, match="weights changed since this engine was made"):
         engine.sums([{"3.bias": torch.ones(3)}], data)
+    with pytest.raises(InputError, match="weights changed since this engine was made"):
+        engine.rebased({"3.bias": torch.ones(3)})
+
+
+def of_three_layers() -> nn.Module:
+    with seeded("three layers"):
+        return nn.Sequential(nn.Linear(6, 8), nn.Sigmoid(), nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 3)).eval()
+
+
+@pytest.mark.parametrize("level", ["replay", "vmap", "fused"])
+def test_an_answer_that_is_a_view_of_logits_is_not_that_of_the_next_variant(level):
+    network, inputs = of_three_layers(), torch.randn(50, 6)
+    data, variants = Data(inputs, torch.zeros(50, dtype=torch.long), 3), [{}, variants_of(network, inputs)[1]]
+    variants += [{name: tensor * factor for name, tensor in variants[1].items()} for factor in (-3, 5)]
+    expected = [loop(network, inputs, variant)[:, 0] for variant in variants]
+
+    def first(logits: Tensor, labels: Tensor) -> Tensor:
+        return logits[:, 0]
+
+    ((_, found),) = Engine(network, level=level, workers=1).map(variants, data, first)
+    for values, truth in zip(found, expected, strict=True):
+        assert torch.allclose(values, truth, 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("level", "precision"), [("replay", "auto"), ("vmap", "auto"), ("fused", "float32"), ("fused", "bfloat16")]
+)
+def test_parameters_that_need_gradients_are_variants_and_a_base_as_others_are(level, precision, caplog):
+    network, inputs = of_three_layers(), torch.randn(50, 6)
+    data = Data(inputs, torch.arange(50) % 3, 3)
+    variants = [{name: nn.Parameter(tensor) for name, tensor in one.items()} for one in variants_of(network, inputs)]
+    base = {"4.bias": nn.Parameter(torch.ones(3))}
+    engine, truth = Engine(network, level=level, precision=precision), Engine(network, level="loop")
+    for one, other in ((engine, truth), (engine.rebased(base), truth.rebased(base))):
+        found, expected = (which.sums(variants, data, losses=False) for which in (one, other))
+        assert [sums.errors for sums in found] == [sums.errors for sums in expected]
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
 def test_a_combination_whose_terms_cancel_is_summed_before_it_runs():

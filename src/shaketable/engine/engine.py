@@ -110,14 +110,20 @@ class Engine:
         it gives the loop's logits with the other base too. For searches that go from base to base.
 
         Raises:
-            InputError: changes that do not fit.
+            InputError: changes that do not fit, or weights that changed since this engine was made.
         """
         check([changes], self.params)
+        self._refuse_written()
         new = copy.copy(self)
         new.params = {**self.params, **changes}
         new._levels, new._stop, new._running = self._levels.rebased(changes), Event(), False
         new._versions = {name: _version(tensor) for name, tensor in new.params.items()}
         return new
+
+    def _refuse_written(self) -> None:
+        """Raise once the base is not what this engine knows: weights are kept folded and packed."""
+        if self._versions != {name: _version(tensor) for name, tensor in self.params.items()}:
+            raise InputError("the network's weights changed since this engine was made; make another one.")
 
     def sums(
         self,
@@ -162,6 +168,7 @@ class Engine:
             totals = [checked(sums) for sums in totals]
         return totals if losses else [replace(sums, loss=nan) for sums in totals]
 
+    @torch.no_grad()
     def rounds(self, variant: Variant, data: Data) -> bool:
         """Whether all of the network runs for such a variant as a graph in bfloat16, in half of the time of float32 or as asked.
 
@@ -195,7 +202,9 @@ class Engine:
         Args:
             variants: the changed tensors of each.
             data: N examples on the network's device.
-            function: called with logits [n, C] or [n, T, C] and labels [n] or [n, T], from several threads at a time.
+            function: called with logits [n, C] or [n, T, C] and labels [n] or [n, T], from several threads at a time, without
+                gradients. Logits are overwritten afterwards: a tensor that shares their memory is copied, but none in a
+                tuple or elsewhere.
             order: indices [K] of the examples to go through; all of them, in their own order, without it.
             decisions: the function uses nothing but whether all logits are finite and the label's is the highest (of equal ones
                 the first): they may then be rough elsewhere.
@@ -214,8 +223,7 @@ class Engine:
             raise InputError(
                 "this engine is at work already; finish (or close) the other iteration, or make another one."
             )
-        if self._versions != {name: _version(tensor) for name, tensor in self.params.items()}:
-            raise InputError("the network's weights changed since this engine was made; make another one.")
+        self._refuse_written()
         if data.device != self.device:
             raise InputError(f"the data are on {data.device} and the network is on {self.device}; use data.to(...).")
         total = len(data) if order is None else len(order)
@@ -231,12 +239,14 @@ class Engine:
 
         seen = [Seen() for _ in variants]
         before = self.choice
-        self._levels.prepare(variants, by_layer, part(0, min(total, CHECKED))[0])
+        with torch.no_grad():
+            self._levels.prepare(variants, by_layer, part(0, min(total, CHECKED))[0])
         size = min(self._size(total, decisions), total)
         tried = min(size, self._levels.trial(TRIED))
         try:
             inputs, labels = part(0, tried)
-            self._levels.tune(variants, by_layer, inputs, (planned or total) / tried, labels if decisions else None)
+            with torch.no_grad():
+                self._levels.tune(variants, by_layer, inputs, (planned or total) / tried, labels if decisions else None)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise  # else the batches below will shrink until they fit
@@ -289,6 +299,7 @@ class Engine:
         finally:
             self._running = False
 
+    @torch.no_grad()
     def _answers(
         self,
         worker: Worker,
@@ -322,7 +333,7 @@ class Engine:
                 for index, logits in zip(indices, found, strict=True):
                     if self._stop.is_set():
                         raise _Stopped
-                    answers[index] = function(logits, labels if rows is None else labels[rows[index]])
+                    answers[index] = _own(function(logits, labels if rows is None else labels[rows[index]]), logits)
         finally:
             worker.clear()
         return [answers[index] for index in range(len(variants))]
@@ -390,6 +401,13 @@ class Engine:
         wanted = 2048 if self.device.type == "cuda" else max(32, min(2000, CACHE // held))
         wanted *= 2 if decisions and self._levels.halves else 1  # of half as many bytes
         return max(1, min(fits, wanted, -(-total // workers)))
+
+
+def _own(answer: T, logits: Tensor) -> T:
+    """An answer that is no view of logits, whose memory the next variant's may take."""
+    if isinstance(answer, Tensor) and answer.untyped_storage().data_ptr() == logits.untyped_storage().data_ptr():
+        return answer.clone()  # pyright: ignore[reportReturnType]
+    return answer
 
 
 def _version(tensor: Tensor) -> int:
