@@ -272,6 +272,7 @@ def guesses(
     *,
     quantity: Quantity = "error",
     seed: int = 0,
+    advance: Callable[[int], object] = lambda searches: None,
     remember: Remember = lambda number, ask: ask(),
 ) -> dict[Key, Point | None]:
     """Where searches would end if some pairs of an example and a draw were all: where others may start.
@@ -279,7 +280,7 @@ def guesses(
     Nothing is claimed of these points. Every question sees the same pairs, at most ``GUESSED`` of them.
 
     Args:
-        engine, searches, data, bound, quantity, seed, remember: as for :func:`run`.
+        engine, searches, data, bound, quantity, seed, advance, remember: as for :func:`run`.
 
     Returns: the point of each, None where the condition held nowhere.
 
@@ -299,7 +300,7 @@ def guesses(
             most=GUESSED,
         )
 
-    return {name: found.point for name, found in _rounds(searches, answered, remember).items()}
+    return {name: found.point for name, found in _rounds(searches, answered, remember, advance).items()}
 
 
 def _rounds(

@@ -108,7 +108,9 @@ class Searches:
         about = {"quantity": self.quantity, "seed": self.seed}
         if len(self.data) * max((len(line.noise) for line in moved), default=0) >= MANY * GUESSED:
             kept = kept_answers(cells, f"{key} guess")
-            starts = guesses(self.engine, searches(0, starts), self.data, self.bound, **about, remember=kept)
+            with progress(f"guesses at {self.bound:.3g}", len(lines)) as advance:
+                asked = searches(0, starts)
+                starts = guesses(self.engine, asked, self.data, self.bound, **about, advance=advance, remember=kept)
         with progress(f"criticality at {self.bound:.3g}", len(lines)) as advance:
             found = run(
                 self.engine,
