@@ -358,3 +358,64 @@ def test_levels_are_compared_in_little_memory_with_the_same_choice(precision, mo
         engine = check(network, variants, inputs, precision)
         assert engine._levels.routes == dict.fromkeys(map(frozenset, variants), "fused")
         assert max(kept) == (4 if room == 8 else 1)  # the base pass is always there
+
+
+def test_a_graph_that_was_bit_for_bit_the_loop_is_trusted_so_with_another_base_once_that_is_shown(monkeypatch):
+    torch.manual_seed(0)
+    network, inputs = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 6)).eval(), torch.randn(500, 8)
+    with torch.no_grad():
+        network[2].weight[1::2] = network[2].weight[::2] * (1 + 1e-7)  # all examples are near a tie
+        network[2].bias.zero_()
+    data, layer = Data(inputs, torch.arange(500) % 6, classes=6), {"2.bias": torch.full((6,), 1e-8)}
+    engine = Engine(network, level="fused", precision="float32", workers=1)
+    engine.sums([{}, layer], data)
+    assert engine._levels.bitwise == {frozenset(), frozenset(layer)}
+    other = drawn(network, 1, ["0."])[0]
+    rebased = engine.rebased(other)
+    graph = rebased._levels.workers[0].fused
+    assert graph is not None
+    base = graph.base
+    monkeypatch.setattr(graph, "base", lambda inputs: base(inputs) + 1e-7 * torch.randn(len(inputs), 6))
+    truth = Engine(network, {**state(network), **other}, level="loop").sums([{}, layer], data, losses=False)
+    assert [sums.errors for sums in rebased.sums([{}, layer], data, losses=False)] == [sums.errors for sums in truth]
+
+
+def speaks() -> nn.Module:
+    """A module that leaves what another one reads in a global variable."""
+    said = []
+
+    class Says(nn.Linear):
+        def forward(self, x):
+            said[:] = [super().forward(x)]
+            return x
+
+    class Hears(nn.Linear):
+        def forward(self, x):
+            return super().forward(x + said[0])
+
+    torch.manual_seed(0)
+    return nn.Sequential(Says(8, 8), Hears(8, 8), nn.Linear(8, 5)).eval()
+
+
+def test_an_engine_of_another_base_knows_that_threads_would_share_state():
+    network, inputs = speaks(), torch.randn(40, 8)
+    engine, data = Engine(network, level="replay", workers=2, batch_size=4), Data(inputs, torch.arange(40) % 5, 5)
+    engine.sums(drawn(network, 1, ["2."]), data)
+    assert engine._levels.alone
+    assert engine.rebased({"2.bias": torch.ones(5)})._levels.alone
+
+
+def test_engines_of_several_bases_share_what_they_have_in_bfloat16(monkeypatch):
+    monkeypatch.setattr("shaketable.engine.levels.Levels._traces", lambda *args: False)
+    network, inputs = small_network(), torch.randn(60, 3, 8, 8)
+    data, other = Data(inputs, torch.arange(60) % 5, classes=5), drawn(network, 1, ["1.weight"])[0]
+    variants = [drawn(network, 1, [prefix])[0] for prefix in ("0.", "3.")]
+    engine = Engine(network, precision="bfloat16", workers=1)
+    engine.sums(variants, data, losses=False, planned=10**8)
+    rebased = engine.rebased(other)
+    found = rebased.sums(variants, data, losses=False, planned=10**8)
+    truth = Engine(network, {**state(network), **other}, level="loop").sums(variants, data)
+    assert [sums.errors for sums in found] == [sums.errors for sums in truth]
+    one, two = (which._levels.workers[0].half.replica.base for which in (engine, rebased))  # pyright: ignore
+    own = {name for name in one if one[name].data_ptr() != two[name].data_ptr()}
+    assert own == {"1.weight", *dict(network.named_buffers())}

@@ -278,6 +278,32 @@ def test_what_a_network_makes_in_its_forward_pass_is_in_the_graph(name: str) -> 
     assert worst(network, inputs, counts=(6, 5), dtype=torch.bfloat16) < 0.03
 
 
+class Doubles(nn.Module):
+    """Most of it is computed in float64: products, a convolution, scales and shifts, made or not, and a sum with float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, 8), nn.Conv1d(1, 2, 3), nn.Linear(12, 5)
+
+    def forward(self, x):
+        x = torch.tanh(self.a(x)) + (x.double() @ self.a.weight.double().t() * 0.1 + 1 / 3)
+        x = x * torch.linspace(0.1, 1, 8, dtype=torch.float64) + self.a.bias.double()
+        x = F.conv1d(x[:, None], self.b.weight.double(), self.b.bias.double()).relu()
+        return self.c(x.flatten(1).float())
+
+
+def test_what_a_network_computes_in_float64_is_computed_so_bit_for_bit() -> None:
+    with zoo.seeded("doubles"):
+        network, inputs, other = settled(Doubles()), torch.randn(30, 8), zoo.another(Doubles())
+    with torch.no_grad():
+        fused = Fused(network, state(network), inputs)
+        assert fused.plain
+        assert torch.equal(fused.base(inputs), forward(network, inputs))
+        for layer in layers(network):
+            changes = {name: other[name] for name in layer.params}
+            assert torch.equal(fused.logits(changes), forward(network, inputs, {**state(network), **changes}))
+
+
 class Expands(nn.Module):
     """A made row and a weight in front of each example, all by convolutions: a row is an example."""
 

@@ -296,7 +296,7 @@ class Fused:
     def _cast(self, node: Any, changes: Params) -> Any:
         """Weights in the precision of the activations."""
         weight = self._weight(node, changes)
-        return weight.to(self._dtype) if isinstance(weight, Tensor) and weight.is_floating_point() else weight
+        return weight.to(self._dtype) if isinstance(weight, Tensor) and weight.dtype == torch.float32 else weight
 
     def _ready(self, step: Step, key: Any, changes: Params, make: Callable[[], tuple[Any, ...]]) -> tuple[Any, ...]:
         """Folded weights, kept if they are the base's."""

@@ -60,8 +60,10 @@ class Worker:
         new = Worker()
         if self.replay is not None:
             new.replay = Replay(network, params, self.replay.keep_inplace)
+            new.replay.alone = self.replay.alone
         if self.half is not None:
-            new.half = halved_network(network, params, self.half.keep_inplace)
+            low = {name: halved(tensor) for name, tensor in changes.items()}
+            new.half = Half(network, {**self.half.replica.base, **low}, self.half.keep_inplace)
         if self.fused is not None:
             new.fused = self.fused.rebased(changes)
         if self.low is not None:
@@ -163,7 +165,7 @@ class Levels:
 
         new._inherited, new.routes, new.low = set(kept), of(self.routes), of(self.low)
         new._seconds, new._rough, new._passes = of(self._seconds), of(self._rough), dict(self._passes)
-        new.rough, new.bitwise = self.rough & kept, self.bitwise & {BASE, *kept}
+        new.rough, new.bitwise = self.rough & kept, self.bitwise & kept
         new._rounded, new._folded = self._rounded & kept, self._folded & kept
         new._known = {(kind, names) for kind, names in self._known if names in kept}
         return new
@@ -235,7 +237,7 @@ class Levels:
                 continue
             some = [names for names in picks if self.routes[names] in routes]
             try:
-                right = close(truth[BASE], level.base(inputs))
+                right = (same if level is worker.replay else close)(truth[BASE], level.base(inputs))
                 for names in some:
                     agree = same if level is worker.replay or names in self.bitwise else close
                     if not right or not agree(truth[names], level.logits(picks[names])):
@@ -415,6 +417,7 @@ class Levels:
                 _, _, seconds, near = found[names]
                 fast[names] += seconds + self._again("fused", names, picks[names], inputs, near)
         gain = sum(counts[names] * (slow[names] - fast[names]) for names in right)
+        self.bitwise.discard(BASE)
         own = bitwise.issuperset(right)  # the same operations as replay's, and logits in memory that is used again
         if right and (gain > 0 or own or self.asked == "fused"):
             self.routes.update(dict.fromkeys(right, "fused"))

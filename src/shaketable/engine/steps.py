@@ -121,7 +121,7 @@ class Program:
             if (flag and args[flag]) or args[0] in self.reads or not _weights(args[1:5], self.reads):
                 raise Unsuitable("its graph has batch norm over the batch")
             self._scale(node, args[0], ("bn", (*args[1:5], args[-1])))
-        elif name == "convolution" and _weights(args[1:3], self.reads) and not args[6]:
+        elif name == "convolution" and _weights(args[1:3], self.reads) and not args[6] and _is_float32(args[0]):
             self._made[node] = Step("conv", node, node, args[0])
         elif name in ("addmm", "mm") and self._is_linear(node, name):
             self._made[node] = Step("linear", node, node, args[1] if name == "addmm" else args[0])
@@ -162,6 +162,8 @@ class Program:
         """The later of two summands, if the other can be added by the operator that computes it."""
         if not (isinstance(one, Node) and isinstance(two, Node)) or one is two or shape_of(one) != shape_of(two):
             return None
+        if not (_is_float32(one) and _is_float32(two)):
+            return None
         order = list(self._made)
         for node in sorted((n for n in (one, two) if n in self._made), key=order.index, reverse=True):
             step = self._fusable(node)
@@ -172,14 +174,16 @@ class Program:
     def _is_linear(self, node: Node, name: str) -> bool:
         args, kwargs = self.args[node]
         bias, x, weight = args if name == "addmm" else (None, *args)
-        return not kwargs and x not in self.reads and _weights((bias, weight), self.reads) and _dims(bias) <= 1
+        if kwargs or x in self.reads or not _is_float32(x):
+            return False
+        return _weights((bias, weight), self.reads) and _dims(bias) <= 1
 
     def _is_affine(self, one: Any, two: Any) -> bool:
         """Whether one of two arguments is a number, or one number or a number for each channel out of the weights."""
         x, factor = (one, two) if isinstance(one, Node) and one not in self.reads else (two, one)
         if not isinstance(factor, Node):
-            return isinstance(factor, float | int) and isinstance(x, Node) and _floats(x)
-        if factor not in self.reads or not _floats(x) or not _floats(factor) or _dims(x) not in (2, 4):
+            return isinstance(factor, float | int) and isinstance(x, Node) and _is_float32(x)
+        if factor not in self.reads or not _is_float32(x) or not _is_float32(factor) or _dims(x) not in (2, 4):
             return False
         shape = (1,) * (_dims(x) - _dims(factor)) + shape_of(factor)
         return (
@@ -248,5 +252,6 @@ def _dims(value: Node | Tensor | None) -> int:
     return 0 if value is None else value.dim() if isinstance(value, Tensor) else value.meta["val"].dim()
 
 
-def _floats(node: Node) -> bool:
-    return node.meta["val"].is_floating_point()
+def _is_float32(node: Node) -> bool:
+    """Whether its value is what is folded, and rounded to bfloat16; other types stay as the network has them."""
+    return node.meta["val"].dtype == torch.float32
