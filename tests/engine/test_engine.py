@@ -543,6 +543,7 @@ WRONG = [
     (lambda engine, data: Combination(3), "made of pairs"),
     (lambda engine, data: Combination([(1.0, None)]), "made of pairs"),
     (lambda engine, data: decide(engine, [[{}]], data, "x"), "bound='x': give a number"),
+    (lambda engine, data: decide(engine, [[{}]], data, 0.1, most=0), "most=0: give a whole number from 1"),
     (
         lambda engine, data: decide(engine, [[{}]], data, 0.1, quantity="errors"),
         "quantity='errors': use 'error', 'loss'",

@@ -92,7 +92,7 @@ def decide(
     Returns: a :class:`Decision` each.
 
     Raises:
-        InputError: no variants, unequal numbers of draws, or a language model with a function as quantity.
+        InputError: no variants, unequal numbers of draws, ``most`` below 1, or a language model with a function as quantity.
 
     Cost: passes over the examples looked at, see :func:`shaketable.engine.decisions.likely`; at most D passes over all.
 
@@ -104,6 +104,8 @@ def decide(
         raise InputError(f"quantity={quantity!r}: use 'error', 'loss', or a function of logits and labels.")
     if isinstance(bound, bool) or not isinstance(bound, int | float):
         raise InputError(f"bound={bound!r}: give a number.")
+    if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+        raise InputError(f"most={most!r}: give a whole number from 1, or leave it out.")
     draws = {len(variants) for variants in questions}
     if len(draws) > 1 or 0 in draws:
         raise InputError("each question needs the same number of variants (draws), at least one.")
