@@ -419,3 +419,37 @@ def test_engines_of_several_bases_share_what_they_have_in_bfloat16(monkeypatch):
     one, two = (which._levels.workers[0].half.replica.base for which in (engine, rebased))  # pyright: ignore
     own = {name for name in one if one[name].data_ptr() != two[name].data_ptr()}
     assert own == {"1.weight", *dict(network.named_buffers())}
+
+
+class Gated(nn.Module):
+    """What few of the examples get added cancels but for its rounding, where its weights are not zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 5)
+        self.plus, self.minus = (nn.Parameter(torch.zeros(32, 32)) for _ in range(2))
+
+    def forward(self, x):
+        h = torch.tanh(self.b(torch.tanh(self.a(x))))
+        return self.c(h + (x[:, :1] - 2).relu() * (h @ self.plus - (3 * h) @ self.minus))
+
+
+@pytest.mark.parametrize("traces", [False, True])
+def test_decisions_in_bfloat16_are_those_of_the_loop_with_a_base_that_rounds_far_worse(traces, monkeypatch):
+    if not traces:
+        monkeypatch.setattr("shaketable.engine.levels.Levels._traces", lambda *args: False)
+    torch.manual_seed(0)
+    network, inputs, weight = Gated().eval(), torch.randn(3000, 8), 300 * torch.randn(32, 32)
+    inputs[:, 0] = 3.0 * (torch.arange(3000) % 20 == 0)
+    data, other = Data(inputs, torch.randint(5, (3000,)), classes=5), {"plus": weight, "minus": weight / 3}
+    variants = [{"b.weight": 0.3 * torch.randn(32, 32)} for _ in range(8)]
+    engine = Engine(network, precision="bfloat16", batch_size=500, workers=1)
+    before = engine.sums(variants, data, losses=False, planned=10**8)
+    bounds = dict(engine._levels.low)
+    rebased = engine.rebased(other)
+    found = rebased.sums(variants, data, losses=False, planned=10**8)
+    assert rebased._levels.low.keys() == bounds.keys() == {frozenset(variants[0])}
+    truth = Engine(network, {**state(network), **other}, level="loop", batch_size=500).sums(variants, data)
+    assert [sums.errors for sums in found] == [sums.errors for sums in truth]
+    assert engine.sums(variants, data, losses=False) == before
+    assert engine._levels.low == bounds

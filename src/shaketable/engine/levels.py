@@ -253,6 +253,31 @@ class Levels:
                 known.pop(names, None)
             self._known = {(kind, some) for kind, some in self._known if some != names}
         self.bitwise -= wrong
+        for kind in ("half", "low"):
+            self._widen(
+                kind, [names for names in picks if self.low.get(names, ("", 0))[0] == kind], picks, truth, inputs
+            )
+
+    def _widen(
+        self, kind: str, layers: Sequence[Names], picks: Mapping[Names, Params], truth: Logits, inputs: Inputs
+    ) -> None:
+        """Let the bounds of layers on errors in bfloat16, found with another base, be no less than these examples ask for."""
+        if not layers:
+            return
+        level = made(getattr(self.workers[0], kind))
+        try:
+            level.base(inputs)
+            for names in layers:
+                error = margin_error(truth[names], level.logits(picks[names]))
+                self.low[names] = kind, max(self.low[names][1], SAFETY * error)
+        except Exception as error:  # float32 is left
+            if is_out_of_memory(error):
+                raise
+            for known in (self.low, self._rough):
+                for names in layers:
+                    known.pop(names, None)
+        finally:
+            self.workers[0].clear()
 
     def _truth(self, picks: Mapping[Names, Params], inputs: Inputs) -> Logits:
         """The loop's logits of the base and of a variant of each layer."""
