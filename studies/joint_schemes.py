@@ -4,7 +4,7 @@ FCN 5x256 on MNIST (figure 11), ResNets on CIFAR-10 (12, 13; ResNet-152 is figur
 text that we have does not: what is read into "two in every three" and "every other" stands in `shaketable.probes.schemes`. Beside the
 joint resets stand the mean over the same layers of the error with one of them reset, and the error without the blocks.
 
-The small setting has the ResNets of `studies.table1_frozen` and a ResNet-18 like them, and 20 epochs for the FCN.
+The small setting has the ResNets of `studies.table1_frozen` with a ResNet-18 and a ResNet-34 like them, and 20 epochs for the FCN.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +25,7 @@ ALL, THIRDS, ALTERNATE, ENDS = "all-but-first", "two-in-three", "every-other", "
 FIGURES: Mapping[str, Mapping[str, str]] = {
     "fcn-5x256": {ALL: "11a", THIRDS: "11b", ALTERNATE: "11c"},
     "resnet18-v2": {ALL: "12"},  # of two blocks a stage every other one is the same group
+    "resnet34-v2": {ALL: "12"},
     "resnet50-v2": {ALL: "12", ENDS: "13", ALTERNATE: "13"},
     "resnet101-v2": {ALL: "12", ALTERNATE: "13"},
     "resnet152-v2": {ALL: "6a, 12", ALTERNATE: "6b, 13"},
@@ -37,6 +38,7 @@ SETTINGS = {
         [
             FCN.replace(**SHORT, data_args={"test_examples": 2000}),
             table1_frozen.narrow("resnet18-v2"),
+            table1_frozen.narrow("resnet34-v2"),
             *table1_frozen.SETTINGS["small"].recipes,
         ],
         draws=3,
