@@ -330,6 +330,10 @@ def test_an_engine_of_another_base_answers_as_one_made_for_it_and_traces_nothing
         engine.rebased({"nothing": inputs})
 
 
+def interrupted(*args):
+    raise KeyboardInterrupt
+
+
 def test_a_layer_that_its_level_does_not_carry_with_another_base_is_tried_again(monkeypatch):
     network, inputs = small_network(), torch.randn(60, 3, 8, 8)
     data, other = Data(inputs, torch.arange(60) % 5, classes=5), drawn(network, 1, ["1.weight"])[0]
@@ -338,8 +342,15 @@ def test_a_layer_that_its_level_does_not_carry_with_another_base_is_tried_again(
     engine.sums(variants, data, losses=False)
     monkeypatch.setattr(levels, "close", lambda one, other: False)
     rebased = engine.rebased(other)
+    monkeypatch.setattr(rebased._levels, "looped", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        rebased.sums(variants, data, losses=False)
+    monkeypatch.undo()
+    monkeypatch.setattr(levels, "close", lambda one, other: False)
     found = rebased.sums(variants, data, losses=False)
     assert set(rebased._levels.routes.values()) == {"replay"}
+    monkeypatch.setattr(rebased._levels, "looped", interrupted)
+    assert rebased.sums(variants, data, losses=False) == found, "once is enough"
     truth = Engine(network, {**state(network), **other}, level="loop").sums(variants, data)
     assert [sums.errors for sums in found] == [sums.errors for sums in truth]
     assert set(engine._levels.routes.values()) == {"fused"}

@@ -230,12 +230,11 @@ class Levels:
 
     def _confirm(self, picks: Mapping[Names, Params], inputs: Inputs) -> None:
         """Layers whose level was found with another base keep it where it gives the loop's logits with this one."""
-        self._inherited -= picks.keys()
         truth, worker, wrong = self._truth(picks, inputs), self.workers[0], set[Names]()
         for level, routes in ((worker.replay, ("replay", "fused")), (worker.fused, ("fused",))):
             if level is None:
                 continue
-            some = [names for names in picks if self.routes[names] in routes]
+            some = [names for names in picks if self.routes.get(names) in routes]
             try:
                 right = (same if level is worker.replay else close)(truth[BASE], level.base(inputs))
                 for names in some:
@@ -254,9 +253,9 @@ class Levels:
             self._known = {(kind, some) for kind, some in self._known if some != names}
         self.bitwise -= wrong
         for kind in ("half", "low"):
-            self._widen(
-                kind, [names for names in picks if self.low.get(names, ("", 0))[0] == kind], picks, truth, inputs
-            )
+            some = [names for names in picks if self.low.get(names, ("", 0))[0] == kind]
+            self._widen(kind, some, picks, truth, inputs)
+        self._inherited -= picks.keys()  # not before: an interruption leaves them to be compared
 
     def _widen(
         self, kind: str, layers: Sequence[Names], picks: Mapping[Names, Params], truth: Logits, inputs: Inputs
