@@ -5,11 +5,13 @@ the weight decay nor the learning rates: 5e-4 is ours, and one learning rate for
 For the networks with both there is a second heat map, of checkpoint 0 and fresh draws: with running statistics not as trained
 but re-estimated on training data after every perturbation; the paper does not say which it has.
 
-The small setting has VGG-11 with a quarter of the channels and a slice of the data, and the ResNet-50 of `studies.table1_frozen`.
+The small setting has VGG-11 and VGG-13 with a quarter of the channels and a slice of the data, and ResNet-18 to ResNet-101 as in
+`studies.table1_frozen`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import polars as pl
 
@@ -50,15 +52,18 @@ def variant(one: Recipe) -> str:
     return ("+wd" if one.weight_decay else "") + ("+bn" if one.network.endswith("-bn") else "") or "N/A"
 
 
+SHORT: Mapping[str, Any] = {
+    "epochs": 20,
+    "milestones": (6, 12, 18),
+    "checkpoints": (0, 1, 5, 10),
+    "precision": "bfloat16",
+}
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 SETTINGS = {
     "small": Setting(
         [
-            *variants(
-                small(
-                    "vgg11", 2_500, epochs=20, milestones=(6, 12, 18), checkpoints=(0, 1, 5, 10), precision="bfloat16"
-                )
-            ),
-            *variants(narrow("resnet50-v2")),
+            *(one for name in ("vgg11", "vgg13") for one in variants(small(name, 2_500, **SHORT))),
+            *(one for name in RESNETS for one in variants(narrow(f"{name}-v2"))),
         ],
         draws=3,
     ),
