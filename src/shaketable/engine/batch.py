@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from shaketable.engine.compare import ROUNDING, Seen, near_ties
-from shaketable.engine.levels import Levels, Names, T, Worker, log, made, said
+from shaketable.engine.levels import Levels, T, log, said
 from shaketable.engine.memory import is_out_of_memory
 from shaketable.engine.variants import Combination, Variant, is_finite, shares_terms, tensors_of_variant
+from shaketable.engine.workers import Names, Worker, made
 from shaketable.forward import Inputs, count_of, map_inputs
 from shaketable.params import Params
 

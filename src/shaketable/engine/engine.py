@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from shaketable.data import Data
 from shaketable.engine.batch import Batch
 from shaketable.engine.compare import Seen
-from shaketable.engine.levels import LEVELS, PRECISIONS, Level, Levels, Names, Precision, Worker, log
+from shaketable.engine.levels import LEVELS, PRECISIONS, Level, Levels, Precision, log
 from shaketable.engine.memory import budget, is_out_of_memory
 from shaketable.engine.variants import Variant, check, names_of
+from shaketable.engine.workers import Names, Worker
 from shaketable.errors import InputError
 from shaketable.evaluate import Sums, checked, rows, tally
 from shaketable.forward import Inputs, count_of, map_inputs

@@ -3,7 +3,6 @@
 import copy
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -12,9 +11,10 @@ from torch import Tensor, nn
 
 from shaketable.engine.compare import ROUNDING, SAFETY, bfloat16_gain, clocked, close, margin_error, near_ties, same
 from shaketable.engine.memory import is_out_of_memory
-from shaketable.engine.replay import Half, Replay, halved
+from shaketable.engine.replay import Half, Replay
 from shaketable.engine.replica import Unsuitable
 from shaketable.engine.variants import Variant, tensors_of_variant
+from shaketable.engine.workers import Logits, Names, Worker, halved_network, made
 from shaketable.errors import RunError
 from shaketable.forward import Inputs, count_of, evaluation_mode, forward, map_inputs, tensors_of
 from shaketable.params import Params
@@ -26,7 +26,6 @@ Level = Literal["auto", "loop", "replay", "vmap", "fused"]
 LEVELS = ("auto", "loop", "replay", "vmap", "fused")
 Precision = Literal["auto", "float32", "bfloat16"]
 PRECISIONS = ("auto", "float32", "bfloat16")
-Names = frozenset[str]
 BASE: Names = frozenset()
 FOLDED, SHORT = 4, 3e-3
 """Variants of a layer from which vmap is tried, and on a CPU the seconds of one below which it is."""
@@ -44,58 +43,6 @@ TRIALS = 8
 SEED = 0
 T = TypeVar("T")
 log = logging.getLogger("shaketable.engine")
-
-
-@dataclass
-class Worker:
-    """What one thread works with; without anything, the loop."""
-
-    replay: Replay | None = None
-    fused: "Fused | None" = None
-    half: Half | None = None
-    low: "Fused | None" = None
-
-    def rebased(self, network: nn.Module, params: Params, changes: Params) -> "Worker":
-        """The same levels with other ``params``, that differ in ``changes``; the graphs share what these leave as it is."""
-        new = Worker()
-        if self.replay is not None:
-            new.replay = Replay(network, params, self.replay.keep_inplace)
-            new.replay.alone = self.replay.alone
-        if self.half is not None:
-            low = {name: halved(tensor) for name, tensor in changes.items()}
-            new.half = Half(network, {**self.half.replica.base, **low}, self.half.keep_inplace)
-        if self.fused is not None:
-            new.fused = self.fused.rebased(changes)
-        if self.low is not None:
-            new.low = self.low.rebased(changes, new.fused)
-        return new
-
-    def clear(self) -> None:
-        """Let go of what was recorded."""
-        for level in (self.replay, self.fused, self.half, self.low):
-            if level is not None:
-                level.clear()
-
-
-class Logits(dict[Names, Tensor]):
-    """Logits by layer, computed when asked for, and again where those before take ``room`` bytes: of many layers and a large
-    vocabulary not all fit the memory."""
-
-    def __init__(self, compute: Callable[[Names], Tensor], room: int) -> None:
-        super().__init__()
-        self._compute, self._room = compute, room
-
-    def __missing__(self, names: Names) -> Tensor:
-        found = self._compute(names)
-        self.keep(names, found)
-        return found
-
-    def keep(self, names: Names, found: Tensor) -> None:
-        """Keep what was computed, if there is room."""
-        size = found.numel() * found.element_size()
-        if size <= self._room:
-            self._room -= size
-            self[names] = found
 
 
 class Levels:
@@ -639,12 +586,6 @@ Trial = tuple[set[Names], float, str]
 """Those of the base and a variant of each layer whose logits are right (none if it failed), seconds, and what went wrong."""
 
 
-def halved_network(network: nn.Module, params: Params, keep_inplace: bool) -> Half:
-    """Replay of a network in bfloat16."""
-    buffers = dict(network.named_buffers())  # those too that are in no checkpoint
-    return Half(network, {name: halved(tensor) for name, tensor in {**buffers, **params}.items()}, keep_inplace)
-
-
 def _some(names: Sequence[str]) -> str:
     """At most three names."""
     return f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
@@ -653,9 +594,3 @@ def _some(names: Sequence[str]) -> str:
 def said(error: Exception) -> str:
     """What went wrong, in one line."""
     return str(error) if isinstance(error, Unsuitable) else f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-def made(level: T | None) -> T:
-    """A level that a layer was routed to, which is there."""
-    assert level is not None
-    return level
