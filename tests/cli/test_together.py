@@ -167,6 +167,7 @@ def test_networks_from_files_without_initial_weights_are_searched_by_re_randomis
         (["joint", "--how", "reset"], "reset"),
         (["joint", "--search", "--tolerance", 1.5], "give a drop in accuracy"),
         (["joint", "--search", "--beam", 0], "beam must be at least 1"),
+        (["joint", "--candidate", "stage1.resblk1"], "add --search"),
         (["joint", "--search", "--candidate", "stage1.resblk9"], "near names: stage1.resblk"),
         (["joint", "--search", "--how", "remove", "--candidate", "downsample2.conv"], "shapes do not fit without it"),
         (["joint", "--statistics", "reestimate"], "give fewer batches"),

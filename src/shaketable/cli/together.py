@@ -101,11 +101,14 @@ def joint_(
     batch_size
         Examples in flight; by default as many as fit memory and cache.
     """
+    from shaketable.errors import InputError
     from shaketable.params import layers
     from shaketable.probes import joint_robustness, largest_set
     from shaketable.probes.schemes import layer_groups, named_layers
     from shaketable.report.together_words import searched
 
+    if candidate is not None and not search:
+        raise InputError("--candidate is what a search may take; add --search.")
     study, folder = opened(run, source)
     found = layers(study.network, by, study.example_inputs())
     given = _groups(scheme, group) or ({} if search else {"all-but-first": "all-but-first"})
