@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from shaketable.engine.compare import ROUNDING, SAFETY, bfloat16_gain, clocked, close, margin_error, near_ties, same
 from shaketable.engine.memory import is_out_of_memory
-from shaketable.engine.replay import Half, Replay
+from shaketable.engine.replay import Half, Replay, halved
 from shaketable.engine.replica import Unsuitable
 from shaketable.engine.variants import Variant, tensors_of_variant
-from shaketable.engine.workers import Logits, Names, Worker, halved_network, made
+from shaketable.engine.workers import Logits, Names, Worker, made
 from shaketable.errors import RunError
 from shaketable.forward import Inputs, count_of, evaluation_mode, forward, map_inputs, tensors_of
 from shaketable.params import Params
@@ -368,9 +368,8 @@ class Levels:
         ``slow`` is what each layer takes without it, and then with it.
         """
 
-        def agrees(names: Names, logits: Tensor) -> tuple[bool, bool, float, Tensor]:
-            seconds, near = clocked(lambda: near_ties(logits, ROUNDING, labels), self.device)
-            return close(truth[names], logits), same(truth[names], logits), seconds, near.nonzero().flatten()
+        def agrees(names: Names, logits: Tensor) -> tuple[bool, bool]:
+            return close(truth[names], logits), same(truth[names], logits)
 
         try:
             found, fast = self._tried("fused", picks, inputs, agrees)
@@ -385,8 +384,10 @@ class Levels:
             bitwise = set()
         for names in right:
             if names not in bitwise:
-                _, _, seconds, near = found[names]
-                fast[names] += seconds + self._again("fused", names, picks[names], inputs, near)
+                logits = truth[names]
+                seconds, near = clocked(lambda logits=logits: near_ties(logits, ROUNDING, labels), self.device)
+                again = self._again("fused", names, picks[names], inputs, near.nonzero().flatten())
+                fast[names] += seconds + again
         gain = sum(counts[names] * (slow[names] - fast[names]) for names in right)
         self.bitwise.discard(BASE)
         own = bitwise.issuperset(right)  # the same operations as replay's, and logits in memory that is used again
@@ -482,8 +483,10 @@ class Levels:
     def _of_kind(self, kind: str, inputs: Inputs) -> "Sequence[Half | Fused]":
         """A new level for each worker."""
         if kind == "half":
+            buffers = dict(self.network.named_buffers())  # those too that are in no checkpoint
+            low = {name: halved(tensor) for name, tensor in {**buffers, **self.params}.items()}
             keep_inplace = made(self.workers[0].replay).keep_inplace
-            return [halved_network(self.network, self.params, keep_inplace) for _ in self.workers]
+            return [Half(self.network, low, keep_inplace) for _ in self.workers]
         if kind == "low":
             return [made(worker.fused).rounded() for worker in self.workers]
         from shaketable.engine.fused import Fused

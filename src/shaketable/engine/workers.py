@@ -68,12 +68,6 @@ class Logits(dict[Names, Tensor]):
             self[names] = found
 
 
-def halved_network(network: nn.Module, params: Params, keep_inplace: bool) -> Half:
-    """Replay of a network in bfloat16."""
-    buffers = dict(network.named_buffers())  # those too that are in no checkpoint
-    return Half(network, {name: halved(tensor) for name, tensor in {**buffers, **params}.items()}, keep_inplace)
-
-
 def made(level: T | None) -> T:
     """A level that a layer was routed to, which is there."""
     assert level is not None
