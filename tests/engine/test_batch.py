@@ -464,3 +464,29 @@ def test_decisions_in_bfloat16_are_those_of_the_loop_with_a_base_that_rounds_far
     assert [sums.errors for sums in found] == [sums.errors for sums in truth]
     assert engine.sums(variants, data, losses=False) == before
     assert engine._levels.low == bounds
+
+
+class Scaled(nn.Module):
+    """A weight that is made of two parameters in the forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, 8), nn.Linear(8, 5), nn.Parameter(torch.rand(8, 1))
+
+    def forward(self, x):
+        return self.b(torch.relu(nn.functional.linear(x, self.a.weight * self.c.exp(), self.a.bias)))
+
+
+def test_what_is_computed_of_weights_alone_is_computed_again_for_another_base():
+    with zoo.seeded("scaled"):
+        network, inputs = Scaled().eval(), torch.randn(60, 8)
+        variants, other = drawn(network, 3, ["b."]), {"c": torch.rand(8, 1) + 1}
+    engine = Engine(network, level="fused", precision="float32", workers=1)
+    before = engine.logits(variants, inputs)
+    rebased = engine.rebased(other)
+    graph = engine._levels.workers[0].fused
+    assert graph is not None
+    assert graph.rebased(other).base(inputs).allclose(forward(network, inputs, {**state(network), **other}), atol=1e-5)
+    for logits, old, variant in zip(rebased.logits(variants, inputs), before, variants, strict=True):
+        assert logits.allclose(forward(network, inputs, {**state(network), **other, **variant}), atol=1e-5)
+        assert not logits.allclose(old, atol=1e-2)
